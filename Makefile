@@ -1,0 +1,65 @@
+# `make help` lists the targets. What a variable means: README.md.
+SHELL := /bin/bash
+PYTHON ?= python3
+PY := .venv/bin/python
+
+SOURCE ?= sample
+OUT ?= data
+DATASETS ?= mucaps
+CAPTIONS ?= measured
+SEED ?= 0
+MEDIA ?=
+LIMIT ?=
+WORKERS ?=
+ARGS ?=
+TORCH_INDEX ?=
+
+.PHONY: help setup datasets status ledger test lint bench lock clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | awk -F: '{printf "%-12s%s\n", $$1, $$2}'
+
+setup: .venv/ready  ## the environment, in .venv (TORCH_INDEX=URL chooses torch's build)
+
+.venv/ready: requirements.txt requirements-torch.txt setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PY) -c 'from pairing.features import warm_up; warm_up()'  # compiled once here, not in every worker
+	touch $@
+
+datasets: setup  ## make the datasets: SOURCE= MEDIA= OUT= LIMIT= DATASETS= WORKERS= CAPTIONS= SEED= ARGS=
+	$(PY) -m pipelines build --source "$(SOURCE)" --out "$(OUT)" --datasets "$(DATASETS)" --captions "$(CAPTIONS)" \
+		--seed "$(SEED)" $(if $(MEDIA),--media "$(MEDIA)") $(if $(LIMIT),--limit "$(LIMIT)") \
+		$(if $(WORKERS),--workers "$(WORKERS)") $(ARGS)
+
+status: setup  ## of a build in flight or ended: OUT=
+	$(PY) -m pipelines status "$(OUT)"
+
+ledger: setup  ## why each lost clip was lost: OUT=
+	$(PY) -m pipelines ledger "$(OUT)"
+
+test: setup  ## all tests
+	$(PY) -m pytest -n 2 --dist loadfile
+
+lint: setup  ## ruff
+	$(PY) -m ruff check .
+
+bench: setup  ## speed and memory, to benchmarks/*.json
+	$(PY) benchmarks/floor.py
+
+lock: setup  ## resolve setup.py anew into requirements.txt
+	$(PY) -m pip install --quiet uv
+	# torch stays out (no hash, and its wheels on PyPI pull CUDA); what it needs besides CUDA is named here instead.
+	printf '%s\n' filelock jinja2 networkx setuptools sympy typing-extensions > .venv/torch-needs.txt
+	printf '%s\n' "torch ; sys_platform == 'never'" > .venv/no-torch.txt
+	.venv/bin/uv pip compile setup.py .venv/torch-needs.txt --extra dev --override .venv/no-torch.txt \
+		--no-emit-package torch --generate-hashes --universal --python-version 3.11 --no-annotate --no-header --upgrade \
+		--quiet --output-file requirements.txt
+
+clean:  ## the environment and caches; never a build
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,217 @@
+"""Opening media with FFmpeg's libraries (PyAV): probe, decode, take frames, part sound from picture.
+
+Media is bytes, a path or an open binary file. Headers are not believed: durations are counted while decoding.
+Errors are `MediaError`, with a message for a person.
+"""
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import av
+import numpy as np
+import soxr
+
+# Containers that common players and the Hub's viewer take, by codec. Matroska takes every other codec, and every
+# picture: it asks for no decoding times, which Matroska and AVI sources lack.
+_CONTAINERS = {"aac": ("mp4", "m4a"), "alac": ("mp4", "m4a"), "opus": ("ogg", "opus"), "vorbis": ("ogg", "ogg"),
+               "mp3": ("mp3", "mp3"), "flac": ("flac", "flac"), "pcm_s16le": ("wav", "wav"),
+               "pcm_f32le": ("wav", "wav")}
+_OTHER = {"audio": ("matroska", "mka"), "video": ("matroska", "mkv")}
+# FFmpeg resynchronises after damage (the first packets of a cut MP3, say); more than this is no recording.
+_MAX_BAD_PACKETS = 0.1
+
+
+class MediaError(Exception):
+    """The media cannot be used; `missing` is "audio" or "video" where it is sound but lacks that stream."""
+
+    def __init__(self, message: str, missing: str | None = None):
+        super().__init__(message)
+        self.missing = missing
+
+
+@dataclass(frozen=True)
+class Waveform:
+    samples: np.ndarray  # float32 [channels, n]; n covers at most the seconds that were asked for
+    rate: int            # Hz
+    duration: float      # s, of the whole stream
+
+    def mono(self, rate: int) -> np.ndarray:
+        """The mean of the channels at `rate` Hz, float32 [n]."""
+        return soxr.resample(self.samples.mean(axis=0), self.rate, rate, quality="HQ")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the headers say: a hint for choosing a path, never a fact to store."""
+    audio: str | None    # codec names; null where there is no such stream
+    video: str | None
+    container: str
+    streams: int
+
+
+def probe(media) -> Probe:
+    """Codecs and container. A cover picture does not count as video."""
+    with _open(media) as container:
+        audio, video = _stream(container, "audio"), _stream(container, "video")
+        return Probe(audio and _codec(audio), video and _codec(video),
+                     container.format.name, len(container.streams))
+
+
+def decode_audio(media, seconds: float | None = None) -> Waveform:
+    """Decode the first audio stream: its first `seconds` are kept, the rest is decoded, counted and dropped.
+
+    Samples are float32 as FFmpeg gives them: lossy codecs may exceed 1.0.
+    """
+    with _open(media) as container:
+        stream = _stream(container, "audio")
+        if stream is None:
+            raise MediaError("there is no audio stream", missing="audio")
+        kept, counted, rate, layout, resampler, shape = [], 0, 0, None, None, None
+        for frame in _frames(container, stream):
+            if resampler is None:
+                rate, layout = frame.sample_rate, frame.layout.name
+            if shape != (frame.format.name, frame.layout.name, frame.sample_rate):
+                # A stream may change in mid-course (chained Ogg, broadcast recordings): bring it to its first form.
+                shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+                resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+            for part in resampler.resample(frame):
+                if seconds is None or counted < seconds * rate:
+                    kept.append(part.to_ndarray())
+                counted += part.samples
+    if not counted:
+        raise MediaError("the audio stream holds no samples")
+    samples = np.concatenate(kept, axis=1, dtype=np.float32)
+    if seconds is not None:
+        samples = samples[:, : round(seconds * rate)]
+    # Floating-point audio may hold anything; one NaN would poison every measurement.
+    return Waveform(np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0, copy=False), rate, counted / rate)
+
+
+def frames(media, count: int, short_side: int | None = None) -> np.ndarray:
+    """`count` RGB frames spread evenly over the video, uint8 [count, height, width, 3]; repeated where it has fewer.
+
+    Two passes: the first counts frames, so that memory holds the chosen ones only.
+    """
+    total = sum(1 for _ in _video(media))
+    wanted = np.linspace(0, total - 1, count).round().astype(int)
+    chosen = {}
+    needed = set(wanted.tolist())
+    for index, frame in enumerate(_video(media)):
+        if index in needed:
+            scale = min(1.0, short_side / min(frame.width, frame.height)) if short_side else 1.0
+            size = {"width": max(2, round(frame.width * scale)), "height": max(2, round(frame.height * scale))}
+            picture = frame.reformat(format="rgb24", **size).to_ndarray()
+            # A video that changes its size in mid-course still gives frames of one size: that of the first.
+            if chosen and picture.shape != (first := next(iter(chosen.values()))).shape:
+                picture = frame.reformat(format="rgb24", width=first.shape[1], height=first.shape[0]).to_ndarray()
+            chosen[index] = picture
+    return np.stack([chosen[index] for index in wanted.tolist()])
+
+
+def part(media) -> dict[str, bytes | str | None]:
+    """Part sound from picture without encoding: keys audio, audio_format, video, video_format (null where absent).
+
+    A file of one audio stream, with or without a cover picture, is kept to the byte. Otherwise packets are copied
+    into a container that fits the codec; bytes depend on the packets alone.
+    """
+    found = probe(media)
+    if found.audio is None:
+        raise MediaError("there is no audio stream", missing="audio")
+    if found.video is None and found.streams == 1 and found.container in ("mp3", "wav", "flac", "ogg"):
+        audio, audio_format = _read(media), _CONTAINERS.get(found.audio, (None, found.container))[1]
+    else:
+        audio, audio_format = _copy(media, "audio")
+    video, video_format = _copy(media, "video") if found.video else (None, None)
+    return {"audio": audio, "audio_format": audio_format, "video": video, "video_format": video_format}
+
+
+def _open(media) -> av.container.InputContainer:
+    if isinstance(media, bytes):
+        media = io.BytesIO(media)
+    elif hasattr(media, "seek"):
+        media.seek(0)
+    try:
+        return av.open(media, metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        raise MediaError(f"cannot be opened as media: {_words(error)}") from error
+
+
+def _read(media) -> bytes:
+    if isinstance(media, bytes):
+        return media
+    if hasattr(media, "seek"):
+        media.seek(0)
+        return media.read()
+    with open(media, "rb") as file:
+        return file.read()
+
+
+def _stream(container, kind: str):
+    """The first stream of that kind that is not a cover picture."""
+    streams = getattr(container.streams, kind)
+    return next((s for s in streams if not s.disposition & av.stream.Disposition.attached_pic), None)
+
+
+def _codec(stream) -> str:
+    """The codec's name ("mp3"), not that of the decoder that FFmpeg chose for it ("mp3float")."""
+    return stream.codec_context.codec.canonical_name
+
+
+def _video(media) -> Iterator[av.VideoFrame]:
+    with _open(media) as container:
+        stream = _stream(container, "video")
+        if stream is None:
+            raise MediaError("there is no video stream", missing="video")
+        found = False
+        for frame in _frames(container, stream):
+            found = True
+            yield frame
+        if not found:
+            raise MediaError("the video stream holds no frames")
+
+
+def _packets(container, stream) -> Iterator[av.Packet]:
+    try:
+        yield from container.demux(stream)
+    except av.FFmpegError:
+        return  # the file ends in mid-packet: what came before stands
+
+
+def _frames(container, stream) -> Iterator:
+    """Decoded frames, over damage that FFmpeg can resynchronise from."""
+    stream.codec_context.thread_count = 1  # one core a worker: files are what runs in parallel
+    good = bad = 0
+    last = None
+    for packet in _packets(container, stream):
+        try:
+            decoded = packet.decode()
+        except av.FFmpegError as error:
+            bad, last = bad + 1, error
+            continue
+        good += 1
+        yield from decoded
+    if bad > _MAX_BAD_PACKETS * (good + bad):
+        raise MediaError(f"{bad} of {good + bad} packets cannot be decoded: {_words(last)}")
+
+
+def _copy(media, kind: str) -> tuple[bytes, str]:
+    """The stream's packets in a container of their own, bit-exact from run to run."""
+    target = io.BytesIO()
+    with _open(media) as source:
+        stream = _stream(source, kind)
+        container, suffix = _CONTAINERS.get(_codec(stream), _OTHER[kind])
+        try:
+            with av.open(target, "w", format=container, options={"fflags": "+bitexact"}) as sink:
+                copy = sink.add_stream_from_template(stream)
+                for packet in _packets(source, stream):
+                    if packet.size:  # the last one is empty
+                        packet.stream = copy
+                        sink.mux(packet)
+        except (av.FFmpegError, ValueError) as error:
+            raise MediaError(f"the {kind} stream cannot be copied: {_words(error)}") from error
+    return target.getvalue(), suffix
+
+
+def _words(error: Exception | None) -> str:
+    """FFmpeg's words without the errno and the file name, which vary."""
+    return getattr(error, "strerror", None) or str(error)

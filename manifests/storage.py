@@ -1,0 +1,114 @@
+"""Files on any file system that fsspec knows: a bucket works where a folder does.
+
+What is written appears whole or not at all: under a temporary name and renamed where renaming is atomic (local
+disks), by the store's own put elsewhere.
+"""
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+TEMPORARY = ".tmp-"
+
+
+def join(url: str, *parts: str) -> str:
+    return "/".join([url.rstrip("/"), *parts])
+
+
+def absolute(url: str) -> str:
+    """The same place for a process with another working directory."""
+    fs, path = fsspec.core.url_to_fs(url)
+    return path if isinstance(fs, LocalFileSystem) else url
+
+
+def local_path(url: str) -> str | None:
+    """The path on this machine, or None where the URL is elsewhere."""
+    fs, path = fsspec.core.url_to_fs(url)
+    return path if isinstance(fs, LocalFileSystem) else None
+
+
+@contextmanager
+def create(url: str) -> Iterator:
+    """A binary file to write; it is there, whole, when the block ends without an error."""
+    fs, path = fsspec.core.url_to_fs(url)
+    folder, _, name = path.rpartition("/")
+    fs.makedirs(folder, exist_ok=True)
+    if not isinstance(fs, LocalFileSystem):
+        with fs.transaction, fs.open(path, "wb") as file:
+            yield file
+        return
+    temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}-{name}"
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        # A killed process leaves its temporary file; everything gentler cleans up.
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Write, unless the same bytes are there: an unchanged file keeps its time."""
+    if not (exists(url) and read_bytes(url) == data):
+        with create(url) as file:
+            file.write(data)
+
+
+def write_json(url: str, value, indent: int | None = 1) -> None:
+    write_bytes(url, (json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def read_bytes(url: str) -> bytes:
+    with fsspec.open(url, "rb") as file:
+        return file.read()
+
+
+def read_json(url: str):
+    """The parsed value. A file that is no JSON is an error that names it."""
+    try:
+        return json.loads(read_bytes(url))
+    except ValueError as error:
+        raise ValueError(f"{url}: not valid JSON ({error}); remove it to have it made again") from error
+
+
+def exists(url: str) -> bool:
+    fs, path = fsspec.core.url_to_fs(url)
+    return fs.exists(path)
+
+
+def names(url: str) -> list[str]:
+    """What lies directly in a folder, sorted; nothing where there is no such folder."""
+    fs, path = fsspec.core.url_to_fs(url)
+    fs.invalidate_cache(path)
+    if not fs.isdir(path):
+        return []
+    return sorted(entry.rstrip("/").rpartition("/")[2] for entry in fs.ls(path, detail=False))
+
+
+def remove(url: str) -> None:
+    """Remove a file, or a folder with all it holds; it may be gone already."""
+    fs, path = fsspec.core.url_to_fs(url)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def sweep(url: str) -> None:
+    """Remove what killed processes left in a folder: temporary files, at any depth."""
+    fs, path = fsspec.core.url_to_fs(url)
+    for found in fs.find(path) if fs.isdir(path) else []:
+        if found.rpartition("/")[2].startswith(TEMPORARY):
+            fs.rm_file(found)
+
+
+def size(url: str) -> int:
+    """Bytes; OSError where there is no such file or it may not be read."""
+    fs, path = fsspec.core.url_to_fs(url)
+    return fs.size(path)

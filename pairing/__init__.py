@@ -1,0 +1,1 @@
+"""From a waveform to measurements, and from measurements to what is alike."""

@@ -1,0 +1,37 @@
+"""All that is measured of a recording: from a waveform to the fields of `manifests.records.MEASUREMENT`."""
+import numpy as np
+import soxr
+
+from pairing import fingerprint, level, rhythm, speech, timbre, tonality
+
+# Of everything under pairing/ that `measure` calls: bump it when any output changes, and all clips are measured anew.
+VERSION = 1
+
+RATE = 22050        # Hz, of the signal that rhythm, tonality, timbre and fingerprint share
+
+
+def measure(samples: np.ndarray, rate: int) -> dict:
+    """The measurements of float32 samples [channels, n] at `rate` Hz, of 0.05 s or more; no random choice anywhere.
+
+    All fields of MEASUREMENT but those that only the caller knows: `id`, `outcome`, `detail`, `duration`, `music`.
+    """
+    mono = samples.mean(axis=0, dtype=np.float32)
+    y = soxr.resample(mono, rate, RATE)
+    return {
+        "sample_rate": rate,
+        "channels": len(samples),
+        **rhythm.rhythm(y),
+        **tonality.tonality(y),
+        **level.levels(samples, rate),
+        **timbre.timbre(y),
+        "speech": speech.speech(soxr.resample(y, RATE, speech.RATE)),
+        "fingerprint": fingerprint.fingerprint(y).tolist(),
+    }
+
+
+def warm_up() -> None:
+    """Measures two seconds of synthetic sound, so that what libraries load and compile at first use is paid here."""
+    t = np.arange(2 * 44100) / 44100
+    beats = np.exp(-30 * (t % 0.5)) * np.sin(2 * np.pi * 180 * t)
+    chord = sum(np.sin(2 * np.pi * f * t) for f in (261.6, 329.6, 392.0))
+    measure(np.tile((0.3 * beats + 0.1 * chord).astype(np.float32), (2, 1)), 44100)

@@ -1,0 +1,1 @@
+"""Beam: media in, datasets out. `python -m pipelines --help`."""

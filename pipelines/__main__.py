@@ -1,0 +1,56 @@
+"""python -m pipelines build | status | ledger. Exit codes: 0 done, 2 wrong arguments, 3 nothing usable came out."""
+import argparse
+import logging
+import os
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pipelines", description="Datasets of music, captions and edits.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    building = commands.add_parser("build", help="make datasets, or go on where a killed run ended")
+    commands.add_parser("status", help="of a build in flight or ended").add_argument("out")
+    telling = commands.add_parser("ledger", help="why each lost clip was lost")
+    telling.add_argument("out")
+    telling.add_argument("--json", action="store_true", help="every clip, one object a line")
+
+    logging.disable(logging.WARNING)  # Beam speaks of optional clients that nobody here uses
+    from pipelines import options, report
+    options.add_arguments(building)
+    values, rest = parser.parse_known_args(arguments)
+    if values.command == "build":
+        return _build(options.parse(building, values, rest))
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        if values.command == "status":
+            print(report.status(values.out))
+        else:
+            report.print_ledger(values.out, values.json)
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    except BrokenPipeError:  # `ledger OUT | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _build(options) -> int:
+    from manifests import storage
+    from pipelines import build, report
+    try:
+        stats = build.build(options)
+    except (RuntimeError, OSError, ValueError) as error:
+        # A worker's error comes with the traces of three processes; its last line is the one that says what happened.
+        print(f"the build failed: {str(error).strip().splitlines()[-1]}\n"
+              f"What was done is kept, and the same command goes on from there; {options.out}/run.json has the whole "
+              "error.", file=sys.stderr)
+        return 1
+    print(report.table(stats, storage.read_json(storage.join(options.out, "run.json"))))
+    if not any(numbers["done"] for numbers in stats["datasets"].values()):
+        print(f"nothing usable came out: `python -m pipelines ledger {options.out}` says why", file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""The dataset's card: what `datasets` and the Hub read (YAML), and what a person does."""
+import yaml
+
+from manifests import outcomes
+from pipelines.write import DATASETS, Shard
+
+_SOURCES = {"sample": "synthesised by the project itself; their tempo, key and instruments are known",
+            "folder": "files of whoever made this build"}
+
+
+def card(dataset: str, planned: list[Shard], stats: dict) -> str:
+    """README.md of a dataset. Shards are named one by one: a glob would mix in those of a build in flight."""
+    maker, numbers, made = DATASETS[dataset], stats["datasets"][dataset], stats["made"]
+    split_names = list(dict.fromkeys(shard.split for shard in planned))
+    files = [{"split": split, "path": [f"{split}/{shard.name}" for shard in planned if shard.split == split]}
+             for split in split_names]
+    head = {"pretty_name": maker.TITLE, "language": ["en"], "tags": ["music", "audio", "m2ugen"],
+            "task_categories": ["audio-text-to-text"],
+            "configs": [{"config_name": dataset, "default": True, "data_files": files}],
+            "dataset_info": {"config_name": dataset, "features": maker.features()._to_yaml_list(),
+                             "splits": [{"name": split, "num_examples": numbers["splits"][split]}
+                                        for split in split_names]}}
+    lost = "\n".join(f"| {reason} | {count} | {outcomes.REASONS[reason]} |"
+                     for reason, count in sorted(numbers["lost"].items())) or "| none | 0 | |"
+    thresholds = ", ".join(f"{name} {value:g}" for name, value in made["thresholds"].items())
+    return f"""---
+{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---
+# {maker.TITLE}
+
+{maker.ABOUT}
+
+## How it was made
+
+- Clips: {_SOURCES.get(made['source'], made['source'])}.
+- Captions: by the `{made['captions']}` captioner, with seed {made['seed']}.
+- Kept: {thresholds}{f", tagger {made['tagger'][0]} at {made['tagger'][1]}" if made['tagger'] else ""}.
+- Versions of the stages: {", ".join(f"{name} {tag}" for name, tag in made['stages'].items())}.
+
+## What is in it
+
+{numbers['requested']} clips were requested, {numbers['done']} are here: {numbers['hours']:.2f} hours of music from \
+{numbers['source_videos']} sources ({", ".join(f"{split} {numbers['splits'][split]}" for split in split_names)}).
+A source belongs to one split in every dataset (assignment: {made['assignment']}), and no recording is in both splits.
+
+| lost because | clips | meaning |
+|---|---|---|
+{lost}
+
+## Load it
+
+```python
+from datasets import Audio, load_dataset
+rows = load_dataset("DIRECTORY").cast_column("audio", Audio(decode=False))  # or leave the cast out, with torchcodec
+```
+"""

@@ -1,0 +1,71 @@
+"""duplicates: a global stage. One clip of each recording is kept, over all datasets and both splits."""
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from manifests import shards, splits, storage
+from pairing import fingerprint
+from pipelines.stage import Entry
+
+VERSION = 1
+_SCHEMA = pa.schema([("id", pa.string()), ("kept", pa.string()), ("error", pa.float64())])
+
+
+def find(out: str, kept: Iterable[str], fetched: Mapping[str, Entry], measured: Mapping[str, Entry],
+         split: Mapping[str, str], threshold: float) -> dict[str, str]:
+    """Losers and what they repeat: {id: detail}. Cached by its input, so that a finished build reads one small file.
+
+    Of clips that sound alike, one in the evaluation split stays before one in the training split (a copy must not
+    straddle the splits), then the smallest id.
+    """
+    kept = sorted(kept)
+    asked = json.dumps([VERSION, fingerprint.VERSION, threshold,
+                        [[key, fetched[key].sha256, measured[key].digest, split[key]] for key in kept]])
+    folder, name = storage.join(out, "stages", "duplicates"), f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.arrow"
+    url = storage.join(folder, name)
+    if not storage.exists(url):
+        shards.write(url, _SCHEMA, _decide(kept, fetched, measured, split, threshold))
+        for older in storage.names(folder):
+            if older != name:
+                storage.remove(storage.join(folder, older))
+    return {row["id"]: f"same recording as {row['kept']}" for row in shards.read(url)}
+
+
+def _decide(kept: list[str], fetched: Mapping[str, Entry], measured: Mapping[str, Entry], split: Mapping[str, str],
+            threshold: float) -> Iterator[dict]:
+    pairs = fingerprint.duplicates(_prints(kept, measured), threshold)
+    # Equal files are equal, even where there is too little change in them for a fingerprint to know.
+    first: dict[str | None, int] = {}
+    pairs += [(first[fetched[key].sha256], index, 0.0) for index, key in enumerate(kept)
+              if first.setdefault(fetched[key].sha256, index) != index]
+    if not pairs:
+        return
+    left, right, errors = (np.array(column) for column in zip(*pairs, strict=True))
+    graph = coo_array((np.ones(len(left)), (left, right)), shape=(len(kept), len(kept)))
+    _, label = connected_components(graph, directed=False)
+    closest = np.full(len(kept), np.inf)
+    np.minimum.at(closest, left, errors)
+    np.minimum.at(closest, right, errors)
+    alike = sorted(np.flatnonzero(np.isfinite(closest)),
+                   key=lambda one: (label[one], split[kept[one]] != splits.EVAL, kept[one]))
+    for _, group in itertools.groupby(alike, key=lambda one: label[one]):
+        winner, *losers = group
+        for loser in losers:
+            yield {"id": kept[loser], "kept": kept[winner], "error": float(closest[loser])}
+
+
+def _prints(kept: list[str], measured: Mapping[str, Entry]) -> list[np.ndarray]:
+    position = {key: index for index, key in enumerate(kept)}
+    prints = [np.empty(0, np.uint32)] * len(kept)
+    for url in sorted({measured[key].url for key in kept}):
+        for batch in shards.batches(url, ["id", "fingerprint"]):
+            for key, words in zip(batch["id"].to_pylist(), batch["fingerprint"], strict=True):
+                if key in position and measured[key].url == url:
+                    prints[position[key]] = words.values.to_numpy().copy()  # not a view: the batch can go
+    return prints

@@ -1,0 +1,61 @@
+"""Source `folder`: a directory of the user's own audio and video files, in any container that FFmpeg's libraries read.
+
+Ids are the relative path, made safe for file names, URLs and shells.
+"""
+import hashlib
+import mimetypes
+import os
+import re
+import sys
+from collections.abc import Iterator
+
+import fsspec
+
+_MEDIA_TYPES = ("audio", "video")
+_MEDIA_APPLICATIONS = ("application/ogg", "application/mxf", "application/mp4", "application/vnd.rn-realmedia")
+_MAX_ID = 120
+_TYPES = mimetypes.MimeTypes()  # Python's own table: the system's would differ from machine to machine
+
+
+def segments(directory: str, limit: int | None = None) -> Iterator[dict]:
+    """Rows of records.SEGMENT, in the order of their paths. Hidden files, and files whose name says that they are
+    something else (text, pictures, archives), are not asked for; how many were passed over is told on standard error.
+    """
+    fs, root = fsspec.core.url_to_fs(directory)
+    root = root.rstrip("/")
+    passed, found = 0, 0
+    for path, info in sorted(fs.find(root, detail=True).items()):
+        relative = path[len(root) + 1:]
+        if info["type"] != "file" or any(part.startswith(".") for part in relative.split("/")):
+            continue
+        if not _by_name_media(relative):
+            passed += 1
+            continue
+        if limit is not None and found == limit:
+            break
+        found += 1
+        key = safe_id(relative)
+        # A file replaced under its name is another clip; one that was only moved along with its folder is not.
+        revision = f"{info['size']}-{info.get('mtime') or info.get('ETag') or info.get('LastModified') or ''}"
+        yield {"id": key, "source_id": key, "uri": fs.unstrip_protocol(path) if "://" in directory else path,
+               "start": None, "end": None, "revision": revision}
+    if passed:
+        print(f"folder: {passed} files passed over: neither audio nor video by their names", file=sys.stderr)
+
+
+def safe_id(relative: str) -> str:
+    """ASCII letters, digits, `.`, `_` and `-`, starting with a letter or digit; folders are joined by `__`.
+
+    A path that this changes gets a hash of its bytes, so that no two paths share an id.
+    """
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", relative.replace("/", "__"))
+    safe = plain.lstrip("._-")[:_MAX_ID]
+    if safe.replace("__", "/") == relative:  # nothing was lost on the way: the path can be read off the id
+        return safe
+    return f"{safe}-{hashlib.sha256(os.fsencode(relative)).hexdigest()[:10]}".lstrip("-")
+
+
+def _by_name_media(name: str) -> bool:
+    kind, _ = _TYPES.guess_type(name, strict=False)
+    # An unknown ending is worth a try; FFmpeg looks at the content.
+    return kind is None or kind.split("/")[0] in _MEDIA_TYPES or kind in _MEDIA_APPLICATIONS

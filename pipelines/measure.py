@@ -1,0 +1,32 @@
+"""measure: what each clip sounds like, in numbers, decoded once."""
+from functools import partial
+
+from manifests import media, records
+from manifests.outcomes import Loss
+from pairing import features
+from pipelines.stage import Stage, tag
+
+ANALYSED = 120.0  # s: the beginning of a longer track stands for it, and bounds the memory
+_SHORTEST = 0.25  # s: below, there is nothing to measure
+
+
+def stage(fetch: Stage, tagger: tuple[str, str] | None) -> Stage:
+    """`tagger`: name and revision of the audio tagger, where one is used."""
+    return Stage("measure", tag(features.VERSION, {"analysed": ANALYSED, "tagger": tagger}, fetch), records.MEASUREMENT,
+                 partial(measure, tagger=tagger and tagger[0]), reads=fetch, columns=("id", "audio"),
+                 set_up=features.warm_up)
+
+
+def measure(clip: dict, tagger: str | None = None) -> dict:
+    """Fields of records.MEASUREMENT of an encoded clip."""
+    try:
+        waveform = media.decode_audio(clip["audio"], ANALYSED)
+    except media.MediaError as error:
+        raise Loss("decode_error", str(error)) from error
+    if waveform.duration < _SHORTEST:
+        raise Loss("too_short", f"{waveform.duration:.2f} s")
+    found = features.measure(waveform.samples, waveform.rate) | {"duration": round(waveform.duration, 6), "music": None}
+    if tagger:
+        from pairing import tagging
+        found["music"] = tagging.music(waveform.mono(tagging.RATE), tagger)
+    return found

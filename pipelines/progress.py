@@ -1,0 +1,105 @@
+"""Progress of a build, read from the commit markers: the same for any runner, and for a second process that looks on.
+
+`OUT/run.json` holds the timings and the state; it is the one file outside the promise of identical bytes.
+"""
+import io
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+from manifests import storage
+from pipelines.options import Options
+from pipelines.stage import Marks, Stage
+
+_EVERY = 1.0  # s between looks
+_TELL = 10.0  # s between lines where standard error is no terminal
+ORDER = ("fetch", "measure", "filter", "caption", "write")
+
+
+class Progress:
+    """Bars on standard error while the block runs, and run.json at every look.
+
+    A thread looks, because the local runner keeps the main thread until a pipeline ends.
+    """
+
+    def __init__(self, out: str, stages: Mapping[str, Stage], options: Options):
+        self.out = out
+        folders = {name: [one.folder(out)] for name, one in stages.items()}
+        folders["write"] = [storage.join(out, "stages", "write", dataset) for dataset in options.datasets]
+        self.marks = {name: [Marks(folder) for folder in folders[name]] for name in ORDER}
+        self.before: dict[str, set[str]] = {}
+        self.bars: dict[str, tqdm] = {}
+        self.run = {"state": "running", "started": time.time(), "workers": options.workers, "runner": options.runner,
+                    "stages": {}, "machine": {"cores": os.cpu_count(), "system": platform.platform(),
+                                              "python": platform.python_version()}}
+        self.terminal, self.told = sys.stderr.isatty(), time.time()
+        self.stop, self.lock = threading.Event(), threading.Lock()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Progress":
+        for name in ORDER:
+            for marks in self.marks[name]:
+                marks.refresh()
+            self.before[name] = {stem for marks in self.marks[name] for stem in marks.read}
+        self._look()
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.stop.set()
+        self.thread.join()
+        self.run["state"] = "done" if kind is None else "failed"
+        if error is not None:
+            self.run["error"] = str(error)
+        self._finish()
+
+    def expect(self, **clips: int) -> None:
+        """How many clips the stages of the next pipeline are about to work on, at most."""
+        self._finish()
+        with self.lock:
+            for name, count in clips.items():
+                if count:
+                    self.run["stages"][name]["expected"] = count
+                    self.bars[name] = tqdm(total=count, desc=name, unit=" clips", position=len(self.bars),
+                                           file=sys.stderr if self.terminal else io.StringIO())
+
+    def _finish(self) -> None:
+        """The pipeline ended: what was lost on the way never reaches the later stages' totals."""
+        self._look()
+        with self.lock:
+            for name, bar in self.bars.items():
+                self.run["stages"][name]["expected"] = bar.total = bar.n
+                bar.close()
+            self.bars.clear()
+
+    def _watch(self) -> None:
+        while not self.stop.wait(_EVERY):
+            self._look()
+
+    def _look(self) -> None:
+        with self.lock:
+            for name in ORDER:
+                done = {"clips": 0, "seconds": 0.0, "cpu_seconds": 0.0}
+                for marks in self.marks[name]:
+                    for stem, mark in marks.refresh().read.items():
+                        if stem not in self.before[name]:
+                            done["clips"] += mark["rows"] if name == "write" else len(mark["rows"])
+                            done["seconds"] += mark["seconds"]
+                            done["cpu_seconds"] += mark["cpu_seconds"]
+                self.run["stages"].setdefault(name, {}).update(done)
+            # A log wants lines, and few of them, in place of bars.
+            tell = not self.terminal and time.time() - self.told > _TELL
+            for name, bar in self.bars.items():
+                bar.n = self.run["stages"][name]["clips"]
+                bar.refresh()
+                if tell:
+                    self.told = time.time()
+                    print(bar, file=sys.stderr, flush=True)
+            self.run["updated"] = time.time()
+            self.run["seconds"] = self.run["updated"] - self.run["started"]
+            storage.write_json(storage.join(self.out, "run.json"), self.run)

@@ -1,0 +1,134 @@
+"""What a build says at its end, and whenever it is asked: numbers, a table, the ledger."""
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+
+import numpy as np
+
+from manifests import outcomes, shards, splits, storage
+from manifests.outcomes import DONE
+from pipelines.options import Options
+from pipelines.progress import ORDER
+from pipelines.stage import Entry, Stage
+
+_COLUMNS = ["id", "outcome", "duration", "tempo", "tempo_confidence", "key", "mode", "loudness"]
+_STALE = 30.0  # s without a sign of life: the run is dead
+TEMPO_BINS = (0, 60, 76, 108, 120, 156, 176)  # BPM, lower edges: the usual bands of tempo words
+
+
+def statistics(ledger: Mapping[str, list[dict]], index: Mapping[str, Mapping[str, Entry]], options: Options,
+               stages: Mapping[str, Stage]) -> dict:
+    """What does not depend on time or machine: counts, hours, distributions, and what it was made with."""
+    done = {row["id"] for rows in ledger.values() for row in rows if row["outcome"] == DONE}
+    measured = _rows(index["measure"], done, _COLUMNS)
+    captions = _rows(index["caption"], done, ["id", "outcome", "caption"])
+    return {
+        "datasets": {dataset: _dataset(rows, measured, captions) for dataset, rows in ledger.items()},
+        "made": {"source": options.source, "assignment": options.assignment, "seed": options.seed,
+                 "captions": options.captions, "thresholds": asdict(options.thresholds), "tagger": options.tagger,
+                 "stages": {name: stage.tag for name, stage in stages.items()}},
+    }
+
+
+def _dataset(rows: list[dict], measured: Mapping[str, dict], captions: Mapping[str, dict]) -> dict:
+    kept = [row for row in rows if row["outcome"] == DONE]
+    clips = [measured[row["id"]] for row in kept]
+    texts = [captions[row["id"]]["caption"] for row in kept]
+    lost = Counter(row["outcome"] for row in rows if row["outcome"] != DONE)
+    return {
+        "requested": len(rows), "done": len(kept), "lost": dict(sorted(lost.items())),
+        "splits": {split: sum(row["split"] == split for row in kept) for split in (splits.TRAIN, splits.EVAL)},
+        "source_videos": len({row["source_id"] for row in kept}),
+        "hours": round(sum(clip["duration"] for clip in clips) / 3600, 4),
+        "duration": _spread([clip["duration"] for clip in clips]),
+        "tempo": _spread([clip["tempo"] for clip in clips if clip["tempo"] is not None]),
+        "tempo_histogram": _histogram([clip["tempo"] for clip in clips if clip["tempo"] is not None]),
+        "loudness": _spread([clip["loudness"] for clip in clips]),
+        "keys": dict(sorted(Counter(f"{clip['key']} {clip['mode']}" for clip in clips if clip["key"]).items())),
+        "captions": {"distinct": len(set(texts)), "words": _spread([len(text.split()) for text in texts])},
+    }
+
+
+def _rows(index: Mapping[str, Entry], wanted: set[str], columns: list[str]) -> dict[str, dict]:
+    urls = sorted({index[key].url for key in wanted if key in index})
+    return {row["id"]: row for url in urls for row in shards.read(url, columns)
+            if row["id"] in wanted and index[row["id"]].url == url and row["outcome"] == DONE}
+
+
+def _spread(values: list[float]) -> dict | None:
+    if not values:
+        return None
+    low, middle, high = np.percentile(values, [5, 50, 95])
+    return {"min": round(min(values), 2), "p5": round(float(low), 2), "median": round(float(middle), 2),
+            "p95": round(float(high), 2), "max": round(max(values), 2)}
+
+
+def _histogram(tempi: list[float]) -> dict[str, int]:
+    counts, _ = np.histogram(tempi, [*TEMPO_BINS, np.inf])
+    return {f"from {edge} BPM": int(count) for edge, count in zip(TEMPO_BINS, counts, strict=True)}
+
+
+def table(stats: dict, run: dict | None) -> str:
+    """The result as a person reads it."""
+    lines = []
+    for dataset, numbers in stats["datasets"].items():
+        share = f"{numbers['done'] / numbers['requested']:.0%}" if numbers["requested"] else "0%"
+        lines += [f"{dataset}: {numbers['requested']} requested, {numbers['done']} done ({share}), "
+                  f"{numbers['hours']:.2f} hours of music; "
+                  + ", ".join(f"{split} {count}" for split, count in numbers["splits"].items())]
+        lines += [f"  lost {count:>6}  {reason:<14} {outcomes.REASONS[reason]}"
+                  + (" (asked again next time)" if reason in outcomes.TRANSIENT else "")
+                  for reason, count in sorted(numbers["lost"].items(), key=lambda item: -item[1])]
+    return "\n".join([*lines, *(timings(run) if run else [])])
+
+
+def timings(run: dict) -> list[str]:
+    """A line a stage: clips/s is over all workers while the stage works."""
+    lines = [f"{'stage':<10}{'clips':>8}{'worker s':>10}{'CPU s':>9}{'clips/s':>9}"]
+    for name in ORDER:
+        stage = run["stages"][name]
+        rate = f"{stage['clips'] * run['workers'] / stage['seconds']:.1f}" if stage["seconds"] else "-"
+        clips = str(stage["clips"])
+        if run["state"] == "running" and "expected" in stage:
+            clips += f"/{stage['expected']}"
+        lines.append(f"{name:<10}{clips:>8}{stage['seconds']:>10.1f}{stage['cpu_seconds']:>9.1f}{rate:>9}")
+    return [*lines, f"{'in all':<10}{'':>8}{run['seconds']:>10.1f} s on {run['workers']} workers"]
+
+
+def status(out: str) -> str:
+    """Of a run in flight or ended, from its files alone."""
+    if not storage.exists(storage.join(out, "run.json")):
+        raise FileNotFoundError(f"{out}: no build here (there is no run.json); `make datasets OUT={out}` starts one")
+    run = storage.read_json(storage.join(out, "run.json"))
+    silent = time.time() - run["updated"]
+    if run["state"] == "running":
+        state = (f"running, {run['seconds']:.0f} s so far" if silent < _STALE else
+                 f"stopped without an end, last seen {silent:.0f} s ago; run it again to go on")
+    else:
+        state = run["state"] + (f": {run['error']}" if "error" in run else "")
+    head = [f"{out}: {state}"]
+    if run["state"] == "done" and storage.exists(storage.join(out, "stats.json")):
+        return "\n".join([*head, table(storage.read_json(storage.join(out, "stats.json")), run)])
+    return "\n".join([*head, *timings(run)])
+
+
+def ledger(out: str) -> Iterator[dict]:
+    """Every requested clip of every dataset: dataset, id, source_id, split, outcome, detail."""
+    folder = storage.join(out, "ledger")
+    found = [name for name in storage.names(folder) if name.endswith(".arrow")
+             and not name.startswith(storage.TEMPORARY)]
+    if not found:
+        raise FileNotFoundError(f"{out}: no ledger here; a build writes it at its end")
+    for name in found:
+        yield from shards.read(storage.join(folder, name))
+
+
+def print_ledger(out: str, as_json: bool) -> None:
+    """As JSON, one object a line, every clip; for a person, why each lost one was lost."""
+    for row in ledger(out):
+        if as_json:
+            print(json.dumps(row, ensure_ascii=False))
+        elif row["outcome"] != DONE:
+            print(f"{row['dataset']}\t{row['id']}\t{row['outcome']}\t{row['detail']}")

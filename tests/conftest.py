@@ -1,0 +1,48 @@
+"""Media for tests, made here: nothing is downloaded, and nothing outside the repository is needed."""
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "media"
+
+
+@pytest.fixture(scope="session")
+def shared_media() -> Path:
+    """Real music, speech, noise and broken files, where a checkout has them beside it."""
+    if not SHARED.is_dir():
+        pytest.skip("no shared media beside this checkout")
+    return SHARED
+
+
+def encode(samples: np.ndarray, rate: int, container: str, codec: str, *, pictures: int = 0, cover: bool = False,
+           bit_rate: int | None = None) -> bytes:
+    """An audio file of float32 [channels, n], with `pictures` video frames (10 a second) where asked for."""
+    target = io.BytesIO()
+    with av.open(target, "w", format=container, options={"fflags": "+bitexact"}) as sink:
+        sound = sink.add_stream(codec, rate=rate, layout="mono" if len(samples) == 1 else "stereo")
+        if bit_rate:
+            sound.bit_rate = bit_rate
+        if pictures:
+            video = sink.add_stream("libx264" if container in ("mp4", "matroska") else "libvpx", rate=10)
+            video.width, video.height, video.pix_fmt, video.thread_count = 64, 48, "yuv420p", 1
+            for index in range(pictures):
+                picture = np.full((48, 64, 3), (index * 40) % 256, np.uint8)
+                sink.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            sink.mux(video.encode())
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32), format="fltp",
+                                           layout="mono" if len(samples) == 1 else "stereo")
+        frame.sample_rate = rate
+        resampler = av.AudioResampler(format=sound.codec_context.format, layout=sound.codec_context.layout, rate=rate,
+                                      frame_size=sound.codec_context.frame_size or 1024)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            sink.mux(sound.encode(part))
+        sink.mux(sound.encode())
+    return target.getvalue()
+
+
+def tone(seconds: float, rate: int = 22050, hertz: float = 440.0, amplitude: float = 0.5) -> np.ndarray:
+    """A sine, float32 [1, n]."""
+    return (amplitude * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)[None]

@@ -1,0 +1,119 @@
+import io
+
+import numpy as np
+import pytest
+
+from manifests import media
+from tests.conftest import encode, tone
+
+
+def pitch(samples: np.ndarray, rate: int) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.argmax(spectrum) * rate / len(samples))
+
+
+@pytest.mark.parametrize(("container", "codec", "rate"), [
+    ("wav", "pcm_s16le", 22050), ("flac", "flac", 44100), ("mp3", "libmp3lame", 44100), ("ogg", "libopus", 48000),
+    ("mp4", "aac", 48000), ("matroska", "aac", 44100)])
+def test_decodes_pitch_level_and_duration(container, codec, rate):
+    wave = media.decode_audio(encode(tone(3.0, rate), rate, container, codec))
+    assert wave.rate == rate
+    assert wave.samples.dtype == np.float32
+    assert wave.duration == pytest.approx(3.0, abs=0.08)  # lossy codecs pad to whole frames
+    mono = wave.mono(16000)
+    assert len(mono) == pytest.approx(wave.duration * 16000, abs=2)
+    assert pitch(mono, 16000) == pytest.approx(440, abs=1)
+    assert np.sqrt(np.mean(mono[8000:32000] ** 2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+
+
+def test_keeps_only_the_seconds_asked_for_but_counts_all():
+    wave = media.decode_audio(encode(tone(5.0), 22050, "flac", "flac"), seconds=1.5)
+    assert wave.samples.shape == (1, round(1.5 * 22050))
+    assert wave.duration == 5.0
+
+
+def test_takes_bytes_paths_and_open_files(tmp_path):
+    data = encode(tone(1.0), 22050, "flac", "flac")
+    (tmp_path / "a").write_bytes(data)
+    assert media.decode_audio(data).duration == media.decode_audio(str(tmp_path / "a")).duration == 1.0
+    file = io.BytesIO(data)
+    file.seek(100)
+    assert media.decode_audio(file).duration == 1.0
+
+
+def test_an_audio_file_is_kept_to_the_byte():
+    for container, codec, ending in (("mp3", "libmp3lame", "mp3"), ("wav", "pcm_s16le", "wav"),
+                                     ("ogg", "libopus", "opus")):
+        data = encode(tone(1.0, 48000), 48000, container, codec)
+        parts = media.part(data)
+        assert (parts["audio"], parts["audio_format"], parts["video"]) == (data, ending, None)
+
+
+@pytest.mark.parametrize(("container", "codec", "sound", "picture"), [
+    ("mp4", "aac", "m4a", "mkv"), ("matroska", "libopus", "opus", "mkv"), ("matroska", "ac3", "mka", "mkv"),
+    ("webm", "libopus", "opus", "mkv")])
+def test_sound_and_picture_are_parted_without_encoding(container, codec, sound, picture):
+    data = encode(tone(2.0, 48000), 48000, container, codec, pictures=20)
+    parts = media.part(data)
+    assert (parts["audio_format"], parts["video_format"]) == (sound, picture)
+    assert parts == media.part(data), "copied bytes vary from run to run"
+    assert media.probe(parts["audio"]).video is None
+    assert media.probe(parts["video"]).audio is None
+    np.testing.assert_array_equal(media.decode_audio(parts["audio"]).samples[:, 4096:80000],
+                                  media.decode_audio(data).samples[:, 4096:80000])
+    np.testing.assert_array_equal(media.frames(parts["video"], 5), media.frames(data, 5))
+
+
+def test_frames_are_spread_evenly_and_repeated_where_there_are_fewer():
+    data = encode(tone(2.0, 48000), 48000, "mp4", "aac", pictures=7)  # grey levels 0, 40, ... 240
+    levels = media.frames(data, 4).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(levels, [0, 80, 160, 240], atol=4)
+    assert media.frames(data, 32).shape == (32, 48, 64, 3)
+    assert media.frames(data, 2, short_side=24).shape == (2, 24, 32, 3)
+
+
+def test_what_is_missing_or_broken_is_told():
+    with pytest.raises(media.MediaError) as error:
+        media.decode_audio(b"not media at all")
+    assert error.value.missing is None
+    silent = encode(tone(1.0, 48000), 48000, "mp4", "aac", pictures=5)
+    picture = media.part(silent)["video"]
+    with pytest.raises(media.MediaError, match="no audio") as error:
+        media.part(picture)
+    assert error.value.missing == "audio"
+    with pytest.raises(media.MediaError, match="no video") as error:
+        media.frames(encode(tone(1.0), 22050, "flac", "flac"), 2)
+    assert error.value.missing == "video"
+    with pytest.raises(media.MediaError):
+        media.decode_audio(silent[: len(silent) // 2])  # its index is at the end
+    with pytest.raises(media.MediaError):
+        media.decode_audio(b"")
+
+
+def test_damage_in_the_middle_is_survived_and_a_wreck_is_not():
+    data = bytearray(encode(tone(4.0, 44100), 44100, "mp3", "libmp3lame"))
+    data[len(data) // 2: len(data) // 2 + 300] = bytes(300)
+    assert media.decode_audio(bytes(data)).duration == pytest.approx(4.0, abs=0.3)
+    wreck = bytearray(encode(tone(4.0, 48000), 48000, "mp4", "aac"))
+    start = wreck.index(b"mdat") + 4
+    rng = np.random.default_rng(0)
+    wreck[start: start + 20000] = rng.integers(0, 256, 20000, np.uint8).tobytes()
+    with pytest.raises(media.MediaError, match="packets"):
+        media.decode_audio(bytes(wreck))
+
+
+def test_not_a_number_is_silenced():
+    samples = tone(1.0)
+    samples[0, 100:200] = np.nan
+    wave = media.decode_audio(encode(samples, 22050, "wav", "pcm_f32le"))
+    assert np.isfinite(wave.samples).all()
+
+
+def test_real_files(shared_media):
+    expected = {"music/bach.mp3": (10.03, False), "bad/no_duration.webm": (4.86, True),
+                "video/chaplin.mp4": (9.61, True), "video/big_buck_bunny_0_30.webm": (30.02, True),
+                "bad/with-attached-pic.mp3": (1.01, False)}
+    for name, (seconds, video) in expected.items():
+        parts = media.part(str(shared_media / name))
+        assert media.decode_audio(parts["audio"]).duration == pytest.approx(seconds, abs=0.02), name
+        assert (parts["video"] is not None) == video, name

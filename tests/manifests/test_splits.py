@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from manifests import splits
+
+RECORDED = [12, 19, 24, 28, 34, 39]
+IDS = [f"video-{index}" for index in range(40000)]
+
+
+def test_shared_has_the_papers_pooled_fraction_in_every_dataset():
+    for dataset in splits.SIZES:
+        held_out = [splits.assign(key, dataset, "shared") == "eval" for key in IDS]
+        assert np.mean(held_out) == pytest.approx(11000 / 66950, abs=0.006)
+
+
+def test_shared_gives_a_video_one_split_in_all_datasets():
+    for key in IDS[:2000]:
+        assert len({splits.assign(key, dataset, "shared") for dataset in splits.SIZES}) == 1
+
+
+def test_disjoint_gives_a_video_to_one_dataset_in_proportion_with_its_own_fraction():
+    given = {dataset: [splits.assign(key, dataset, "disjoint") for key in IDS] for dataset in splits.SIZES}
+    owners = np.array([[split is not None for split in column] for column in given.values()])
+    assert (owners.sum(axis=0) == 1).all()
+    for (dataset, (held_out, total)), owned in zip(splits.SIZES.items(), owners, strict=True):
+        assert owned.mean() == pytest.approx(total / 66950, abs=0.01)
+        evaluation = [split == "eval" for split in given[dataset] if split]
+        assert np.mean(evaluation) == pytest.approx(held_out / total, abs=0.016)
+
+
+def test_assignment_is_the_same_forever():
+    # Recorded values: a change would move videos between splits of datasets that people have published.
+    held_out = [index for index, key in enumerate(IDS[:40]) if splits.assign(key, "mucaps", "shared") == "eval"]
+    assert held_out == RECORDED
+    assert splits.owner("dQw4w9WgXcQ") == "muedit"
+
+
+def test_unknown_names_are_errors():
+    with pytest.raises(ValueError, match="unknown assignment"):
+        splits.assign("a", "mucaps", "random")
+    with pytest.raises(KeyError):
+        splits.assign("a", "nosuch", "disjoint")
