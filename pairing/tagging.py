@@ -26,8 +26,8 @@ def revision(name: str) -> str:
                          "preprocessor_config.json and model.safetensors") from error
     if _LABEL not in config.id2label.values():
         raise ValueError(f"--tagger {name}: has no class {_LABEL!r}; it must be trained on AudioSet's classes")
-    if config._commit_hash:
-        return config._commit_hash
+    if commit := getattr(config, "_commit_hash", None):  # set where it came from the Hub
+        return commit
     digest = hashlib.sha256()
     for path in sorted(Path(name).iterdir()):
         if path.suffix in (".json", ".safetensors"):
@@ -54,9 +54,12 @@ def music(audio: np.ndarray, name: str) -> float:
 def _load(name: str):
     import torch
     from transformers import ASTFeatureExtractor, ASTForAudioClassification
-    torch.set_num_threads(1)
+    from transformers.utils import logging
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)  # workers are the parallelism
     extractor = ASTFeatureExtractor.from_pretrained(name)
     model, info = ASTForAudioClassification.from_pretrained(name, output_loading_info=True)
     if info["missing_keys"]:
         raise ValueError(f"--tagger {name}: weights are missing: {', '.join(sorted(info['missing_keys'])[:5])}")
-    return extractor, model.eval(), model.config.label2id[_LABEL]
+    label = next(index for index, name in model.config.id2label.items() if name == _LABEL)
+    return extractor, model.eval(), label

@@ -46,6 +46,7 @@ def _build(options) -> int:
               "error.", file=sys.stderr)
         return 1
     print(report.table(stats, storage.read_json(storage.join(options.out, "run.json"))))
+    print(f"datasets, ledger, stats.json: {options.out}")
     if not any(numbers["done"] for numbers in stats["datasets"].values()):
         print(f"nothing usable came out: `python -m pipelines ledger {options.out}` says why", file=sys.stderr)
         return 3
