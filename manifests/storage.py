@@ -3,6 +3,7 @@
 What is written appears whole or not at all: under a temporary name and renamed where renaming is atomic (local
 disks), by the store's own put elsewhere.
 """
+import fcntl
 import json
 import os
 import uuid
@@ -29,6 +30,23 @@ def local_path(url: str) -> str | None:
     """The path on this machine, or None where the URL is elsewhere."""
     fs, path = fsspec.core.url_to_fs(url)
     return path if isinstance(fs, LocalFileSystem) else None
+
+
+@contextmanager
+def lock(url: str) -> Iterator[None]:
+    """Hold a local folder for this process; BlockingIOError where another holds it. It ends with the process."""
+    folder = local_path(url)
+    if folder is None:
+        yield
+        return
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"{url}: another build is at work here; wait for it, or choose another OUT"
+                                  ) from error
+        yield
 
 
 @contextmanager

@@ -8,15 +8,13 @@ analysis of qualitative choice behavior", 1974), so that the candidates have pro
 shows in them. Beats are then tracked by dynamic programming at the period chosen, and the tempo is the slope of a line
 through the beats: twenty times as exact as a peak of the autocorrelation.
 """
-from itertools import pairwise
-
 import numpy as np
 from scipy import fft, ndimage, sparse
 
 RATE = 22050                    # Hz, of the signal
 HOP = 256                       # samples
 FPS = RATE / HOP                # frames a second: 86
-SLOWEST, FASTEST = 40.0, 220.0  # BPM, of what may be called a beat
+SLOWEST, FASTEST = 40.0, 200.0  # BPM, of what may be called a beat
 
 _SILENT = 1e-5                  # RMS (-100 dBFS): nothing below it is sound
 _SHORTEST = 1.5                 # s: less holds no tempo
@@ -25,7 +23,7 @@ _LONG, _LONG_HOP = 4096, 1024   # samples: long, to tell semitones apart
 _LOUD = 10.0                    # log compression: a band at the clip's mean level lies at log(1 + 10)
 _LEAD = 2                       # frames over which a rise counts
 _DELAY = 0.4                    # frames by which the flux lags behind an attack
-_EDGES = (0, 150, 2500, RATE)   # Hz: bass and kick | middle: snare, chords, melody | cymbals
+_EDGES = (150, 2500)            # Hz: bass and kick | middle: snare, chords, melody | cymbals
 _NEIGHBOURHOOD = 0.28           # s before and after a moment whose harmonies are compared
 _TREND = 1.0                    # s: envelopes are seen against their mean over this
 _STANDS_OUT = 2.5               # flux above its surroundings: noise reaches that seldom, soft chords 4, drums 30
@@ -35,22 +33,24 @@ _RELATIVES = (1, 1 / 2, 2, 1 / 3, 3, 2 / 3, 3 / 2, 1 / 4, 4, 3 / 4, 4 / 3)
 _SAME = 0.035                   # candidates whose periods' logarithms differ by less are one
 
 # The evidence: how rows of `envelopes` correlate at a lag of so many periods (L bass and kick, M middle, H cymbals,
-# C chord changes; LM, LH and LC across), and what each is worth in log-odds. Fitted to 2,500 synthesised clips of 48
-# styles at 60-180 BPM, with and without drums, in 2, 3, 4 and 6 time, straight, swung, compressed and noisy; L2-
-# regularised. It generalises: fitted to one of its two corpora, with other sounds and rhythms, it holds for the other.
+# C chord changes; LM, LH and LC across), and what each is worth in log-odds. Fitted to 3,200 synthesised clips of 50
+# styles, with and without drums, in 2, 3, 4 and 6 time, straight, swung, compressed and noisy, slow and fast ones
+# weighing as much as the many between, with an L2 penalty. Of 1,140 other clips of these styles it decides 95 %
+# rightly, and as many of 420 from two generators that took no part.
 _PAIRS = ((0, 0), (1, 1), (2, 2), (3, 3), (0, 1), (0, 2), (0, 3))
-_LAGS = (1 / 3, 1 / 2, 2 / 3, 1, 3 / 2, 2, 3, 4)
+_LAGS = (1 / 3, 1 / 2, 2 / 3, 1, 3 / 2, 2)
+_BARS = (3, 4)                  # after which bars repeat: whichever does so better, lest one metre be favoured
 _WEIGHTS = np.array((
-    (-1.06, -1.30, -1.00, -0.26, -0.63, 1.77, 0.71, 2.06),  # L
-    (0.50, -1.07, -1.74, 1.09, -0.09, 0.41, 1.11, 1.45),  # M
-    (0.63, 0.27, -0.45, -0.65, -0.13, 1.74, -0.20, 0.25),  # H
-    (-0.40, -0.42, -0.07, -1.09, 0.22, -1.08, -0.61, 1.55),  # C
-    (-0.24, 1.22, -1.88, 1.26, 0.86, 0.06, 1.06, 1.30),  # LM
-    (-1.04, -0.03, -0.97, 2.87, -0.37, -0.82, 2.47, 0.54),  # LH
-    (-2.64, -0.82, 0.47, -2.49, -2.29, 2.59, 1.18, 0.35),  # LC
+    (-2.07, -1.23, -0.99, 0.31, -0.45, 1.58, 2.49),  # L
+    (0.71, -0.76, -0.44, 1.31, -0.44, 0.57, 2.27),  # M
+    (0.25, 0.26, -0.41, -0.24, -0.38, 1.69, 1.13),  # H
+    (1.05, 0.17, 0.39, -0.53, -0.50, -1.76, 3.02),  # C
+    (-0.48, 1.34, -0.79, 1.70, 0.80, 0.26, 1.53),  # LM
+    (-0.68, 0.50, -0.60, 2.51, 0.16, -0.24, 2.91),  # LH
+    (-2.03, -0.67, -0.44, -1.71, -0.88, 3.18, 1.94),  # LC
 ))
-_PREFERRED = 110.0              # BPM, and what each octave from it is worth, and its square
-_PRIOR = (0.84, -2.68)
+_PREFERRED = 110.0              # BPM
+_PRIOR = (0.8, -2.5)             # per octave from it, and per its square: a mild preference for 85 to 170 BPM
 
 _ACCENT = (1.0, 1.0, 0.4, 0.6)  # how much each envelope attracts a beat
 _TIGHTNESS = 300.0              # how much a beat dislikes to be early or late
@@ -77,13 +77,14 @@ def rhythm(y: np.ndarray) -> dict:
     if len(onsets) < _FEWEST or not len(periods):
         return found
     odds = evidence(envelopes, periods) @ np.concatenate([_PRIOR, _WEIGHTS.ravel()])
-    period, probability = periods[odds.argmax()], 1 / np.exp(odds - odds.max()).sum()
-    confidence = probability * np.interp(clarity(envelopes, period), _CLARITY, (0, 1))
+    probabilities = np.exp(odds - odds.max()) / np.exp(odds - odds.max()).sum()
+    certain = probabilities * np.interp(clarity(envelopes, periods), _CLARITY, (0, 1))
+    period, confidence = float(periods[certain.argmax()]), float(certain.max())
     if confidence < _NO_BEAT:
         return found
     beats = track(envelopes, period)
     found["tempo"] = round(60 * FPS / slope(beats, period), 2)
-    found["tempo_confidence"] = round(float(confidence), 4)
+    found["tempo_confidence"] = round(confidence, 4)
     heard = beats[(beats > onsets[0] - period / 2) & (beats < onsets[-1] + period)]
     found["beats"] = [round(max(0.0, float(beat - _DELAY) / FPS), 3) for beat in heard]
     return found
@@ -94,7 +95,7 @@ def envelope(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     levels = _levels(y, _FRAME, HOP, _MEL)
     rise = np.zeros_like(levels)
     rise[:, _LEAD:] = np.maximum(0, levels[:, _LEAD:] - levels[:, :-_LEAD])
-    bands = [rise[(_CENTRES >= low) & (high > _CENTRES)].sum(axis=0) for low, high in pairwise(_EDGES)]
+    bands = [rise[np.digitize(_CENTRES, _EDGES) == band].sum(axis=0) for band in range(3)]
     change = _harmonic_change(y)
     times = np.arange(rise.shape[1]) * (HOP / _LONG_HOP)
     rows = _smooth(np.stack([*bands, np.interp(times, np.arange(len(change)), change)]))
@@ -162,7 +163,7 @@ def pick(flux: np.ndarray) -> np.ndarray:
 
 
 def candidates(envelopes: np.ndarray) -> np.ndarray:
-    """Periods in frames, at 40-220 BPM, at which onsets repeat, and the metrical relatives of the best of them."""
+    """Periods in frames, at 40-200 BPM, at which onsets repeat, and the metrical relatives of the best of them."""
     onsets = _onsets(envelopes)
     curve = _correlate(onsets, onsets, int(4.2 * FPS))
     grid = 60 * FPS / np.geomspace(SLOWEST, FASTEST, 700)
@@ -180,22 +181,25 @@ def candidates(envelopes: np.ndarray) -> np.ndarray:
 
 
 def evidence(envelopes: np.ndarray, periods: np.ndarray) -> np.ndarray:
-    """What speaks for each period: its octave and octave squared from 110 BPM, then _PAIRS x _LAGS correlations."""
+    """What speaks for each period, a row each: its distance from 110 BPM in octaves, and that squared, then for each of
+    _PAIRS the correlations at _LAGS and over a bar.
+    """
     octave = np.log2(60 * FPS / periods / _PREFERRED)
-    lags = np.outer(periods, _LAGS)
+    lags = np.outer(periods, _LAGS + _BARS)
     columns = [octave[:, None], np.square(octave)[:, None]]
     for a, b in _PAIRS:
         curve = _correlate(envelopes[a], envelopes[b], int(6.2 * FPS))
-        columns.append(np.max([_at(curve, lags + shift) for shift in (-1, 0, 1)], axis=0))
+        heard = np.max([_at(curve, lags + shift) for shift in (-1, 0, 1)], axis=0)
+        columns += [heard[:, :len(_LAGS)], heard[:, len(_LAGS):].max(axis=1, keepdims=True)]
     return np.hstack(columns)
 
 
-def clarity(envelopes: np.ndarray, period: float) -> float:
-    """How well the onsets repeat after one, two or four beats: near 1 for machines, 0 for noise."""
+def clarity(envelopes: np.ndarray, periods: np.ndarray) -> np.ndarray:
+    """How well the onsets repeat after one, two or four periods: near 1 for machines, 0 for noise."""
     onsets = _onsets(envelopes)
     curve = _correlate(onsets, onsets, len(onsets) // 2)
-    lags = np.outer((1, 2, 4), period + np.array([-0.5, 0, 0.5]))
-    return float(_at(curve, lags).max() / max(curve[0], 1e-9))
+    lags = np.multiply.outer(periods, np.outer((1, 2, 4), (0.99, 1, 1.01)).ravel())
+    return _at(curve, lags).max(axis=1) / max(curve[0], 1e-9)
 
 
 def _onsets(envelopes: np.ndarray) -> np.ndarray:

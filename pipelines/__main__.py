@@ -14,7 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     telling.add_argument("out")
     telling.add_argument("--json", action="store_true", help="every clip, one object a line")
 
-    logging.disable(logging.WARNING)  # Beam speaks of optional clients that nobody here uses
+    # Beam speaks of optional clients that nobody here uses, and logs what it raises as well.
+    logging.disable(logging.WARNING)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     from pipelines import options, report
     options.add_arguments(building)
     values, rest = parser.parse_known_args(arguments)

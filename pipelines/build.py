@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from manifests import records, shards, splits, storage
 from manifests.outcomes import DONE
-from pipelines import caption, card, duplicates, fetch, measure, report, sample, stage, write
+from pipelines import caption, card, duplicates, ending, fetch, measure, report, sample, stage, write
 from pipelines import filter as filtering
 from pipelines.options import Options
 from pipelines.progress import Progress
@@ -38,7 +38,7 @@ def build(options: Options) -> dict:
     stages = {one.name: one for one in (fetched, measured, judged, captioned)}
     marks = {name: Marks(one.folder(out)) for name, one in stages.items()}
 
-    with Progress(out, stages, options) as progress:
+    with storage.lock(out), Progress(out, stages, options) as progress, ending.sudden(progress.failed):
         index = _index(marks, wanted)
         new = _new(wanted, index, marks["fetch"])
         work = new + _tasks(index, {*_pending(measured, index), *_pending(judged, index)})
@@ -78,7 +78,7 @@ def build(options: Options) -> dict:
             write.finish(out, dataset, plans[dataset], card.card(dataset, plans[dataset], stats))
             shards.write(storage.join(out, "ledger", f"{dataset}.arrow"), records.LEDGER, rows)
         storage.write_json(storage.join(out, "stats.json"), stats)
-        storage.sweep(storage.join(out, "stages"))
+        storage.sweep(out)
     return stats
 
 

@@ -17,7 +17,7 @@ _MAX_ID = 120
 _TYPES = mimetypes.MimeTypes()  # Python's own table: the system's would differ from machine to machine
 
 
-def segments(directory: str, limit: int | None = None) -> Iterator[dict]:
+def segments(directory: str, limit: int | None = None, max_bytes: int | None = None) -> Iterator[dict]:
     """Rows of records.SEGMENT, in the order of their paths. Hidden files, and files whose name says that they are
     something else (text, pictures, archives), are not asked for; how many were passed over is told on standard error.
     """
@@ -37,6 +37,8 @@ def segments(directory: str, limit: int | None = None) -> Iterator[dict]:
         key = safe_id(relative)
         # A file replaced under its name is another clip; one that was only moved along with its folder is not.
         revision = f"{info['size']}-{info.get('mtime') or info.get('ETag') or info.get('LastModified') or ''}"
+        if max_bytes is not None and info["size"] > max_bytes:
+            revision += f" over {max_bytes}"  # lost as too_large until the limit changes, and looked at again then
         yield {"id": key, "source_id": key, "uri": fs.unstrip_protocol(path) if "://" in directory else path,
                "start": None, "end": None, "revision": revision}
     if passed:

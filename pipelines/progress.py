@@ -77,6 +77,11 @@ class Progress:
                 bar.close()
             self.bars.clear()
 
+    def failed(self, why: str) -> None:
+        """Note the end in run.json; from a signal handler, too, so it may not wait for the watching thread."""
+        self.run |= {"state": "failed", "error": why, "updated": time.time()}
+        storage.write_json(storage.join(self.out, "run.json"), self.run)
+
     def _watch(self) -> None:
         while not self.stop.wait(_EVERY):
             self._look()

@@ -4,6 +4,7 @@
 """
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ import time
 # Before any import that reads it: workers are the parallelism, and sums must not depend on the number of cores.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
-logging.disable(logging.WARNING)  # the harness logs every channel that it opens
+logging.disable(logging.CRITICAL)  # what fails is told to the launcher, which tells it once
 
 
 def _leave_with(launcher: int) -> None:
@@ -22,6 +23,8 @@ def _leave_with(launcher: int) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to answer
+    threading.excepthook = lambda _: os._exit(1)  # a thread of the harness that fails has lost its launcher
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     from apache_beam.runners.worker import sdk_worker_main
     sdk_worker_main.main(sys.argv)

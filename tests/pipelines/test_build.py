@@ -18,7 +18,7 @@ import pytest
 from datasets import Audio, load_dataset, load_from_disk
 
 from captioners import measured
-from manifests import media
+from manifests import media, storage
 from pipelines import __main__ as cli
 from pipelines import report, sample
 from pipelines.folder import safe_id
@@ -184,6 +184,13 @@ def test_status_tells_of_builds_in_flight_ended_and_dead(undisturbed, tmp_path):
         report.status(str(tmp_path / "nosuch"))
 
 
+def test_two_builds_in_one_place_do_not_mix(tmp_path, capsys):
+    with storage.lock(str(tmp_path)):
+        assert cli.main(["build", "--out", str(tmp_path), "--limit", "1"]) == 1
+    assert "another build is at work" in capsys.readouterr().err
+    build(tmp_path, "--limit", "1")
+
+
 def test_the_ledger_speaks_to_people_and_machines(undisturbed, capsys):
     assert cli.main(["ledger", str(undisturbed), "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -249,6 +256,9 @@ def test_a_folder_of_everything(tmp_path):
     assert rows["song.mp4"]["split"] == rows[safe_id("the same/song.mp4")]["split"], "else the copy might be kept"
     assert {safe_id(name): reason for name, (_, reason) in expected.items()} == {key: row["outcome"]
                                                                                  for key, row in rows.items()}
+    # A raised limit lets the file in that was too large, and costs the others nothing.
+    assert build(out, *options[:-1], "10000000")["fetch"] == 1
+    assert ledger(out)["huge.wav"]["outcome"] == "decode_error"
     # A file with another content under the same name is another clip; the others are left alone.
     (folder / "song.mp4").write_bytes(sample.render(songs[3]))
     assert build(out, *options)["measure"] == 1

@@ -1,0 +1,41 @@
+"""A local build's sudden ends: Ctrl-C, SIGTERM, a worker process that died.
+
+Beam's local runner waits for a dead worker forever, and for minutes when it is interrupted. Nothing is lost by leaving
+at once (pipelines.stage), and the workers leave with their launcher (pipelines.worker).
+"""
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def sudden(tell: Callable[[str], None]) -> Iterator[None]:
+    """While the block runs, such an end calls `tell(why)` and leaves: exit code 1, or 128 + the signal's number."""
+    def leave(why: str, code: int) -> None:
+        print(f"\nthe build ended: {why}\nWhat was done is kept, and the same command goes on from there.",
+              file=sys.stderr, flush=True)
+        tell(why)
+        os._exit(code)
+
+    def thread_failed(failed: threading.ExceptHookArgs) -> None:
+        # Any of the runner's threads that wait for a worker may be the first to see its end.
+        if any("apache_beam" in frame.filename for frame in traceback.extract_tb(failed.exc_traceback)):
+            leave("a worker process died, for lack of memory perhaps", 1)
+        former_hook(failed)
+
+    def signalled(number: int, _) -> None:
+        leave(signal.Signals(number).name, 128 + number)
+
+    former_hook, threading.excepthook = threading.excepthook, thread_failed
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    former = {number: signal.signal(number, signalled) for number in numbers}
+    try:
+        yield
+    finally:
+        threading.excepthook = former_hook
+        for number, handler in former.items():
+            signal.signal(number, handler)
