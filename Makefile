@@ -33,9 +33,9 @@ setup: .venv/ready  ## the environment, in .venv (TORCH_INDEX=URL chooses torch'
 	touch $@
 
 datasets: setup  ## make the datasets: SOURCE= MEDIA= OUT= LIMIT= DATASETS= WORKERS= CAPTIONS= SEED= ARGS=
-	$(PY) -m pipelines build --source "$(SOURCE)" --out "$(OUT)" --datasets "$(DATASETS)" --captions "$(CAPTIONS)" \
-		--seed "$(SEED)" $(if $(MEDIA),--media "$(MEDIA)") $(if $(LIMIT),--limit "$(LIMIT)") \
-		$(if $(WORKERS),--workers "$(WORKERS)") $(ARGS)
+	$(strip $(PY) -m pipelines build --source "$(SOURCE)" --out "$(OUT)" --datasets "$(DATASETS)" \
+		--captions "$(CAPTIONS)" --seed "$(SEED)" $(if $(MEDIA),--media "$(MEDIA)") \
+		$(if $(LIMIT),--limit "$(LIMIT)") $(if $(WORKERS),--workers "$(WORKERS)") $(ARGS))
 
 status: setup  ## of a build in flight or ended: OUT=
 	$(PY) -m pipelines status "$(OUT)"

@@ -15,6 +15,7 @@ setup(
         "librosa>=0.11,<0.12",
         "numpy>=2",
         "onnxruntime>=1.20",
+        "psutil",
         "pyarrow>=25",
         "pyloudnorm>=0.2,<0.3",
         "pyyaml",
@@ -26,5 +27,5 @@ setup(
         "tqdm",
         "transformers>=5.23,<6",
     ],
-    extras_require={"dev": ["psutil", "pytest", "pytest-xdist", "ruff"]},
+    extras_require={"dev": ["pytest", "pytest-xdist", "ruff"]},
 )

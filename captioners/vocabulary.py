@@ -31,14 +31,14 @@ BANDS = {
     "loudness": ("loudness", (
         (float("-inf"), ("very quiet", "very soft", "faint")),
         (-36, ("quiet", "soft")),
-        (-25, ("moderately loud", "neither loud nor quiet")),
-        (-17, ("loud",)),
+        (-23, ("moderately loud", "neither loud nor quiet")),
+        (-16, ("loud",)),
         (-10, ("very loud",)))),
     # dB between the loud and the soft of the short-time level. Recordings gave 7 for a dense electronic mix, 14 for a
     # sparser one, 24 for Bach, 40 for drums alone.
     "dynamics": ("dynamics", (
         (0, ("even", "almost constant", "narrow")),
-        (8, ("fairly even", "somewhat varied", "fairly narrow")),
+        (8, ("fairly even", "fairly narrow")),
         (15, ("varied", "clearly varied", "fairly wide")),
         (25, ("wide", "widely varied")))),
     # Hz, mean spectral centroid at a 22.05 kHz analysis, where white noise lies at 5500. The same recordings gave 1900,
@@ -52,7 +52,7 @@ BANDS = {
     # Share of energy that is percussive (HPSS): 0.2, 0.2, 0.0 and 0.7.
     "percussiveness": ("percussiveness", (
         (0, ("sustained", "non-percussive")),
-        (0.08, ("lightly percussive", "mostly sustained")),
+        (0.08, ("lightly percussive",)),
         (0.25, ("moderately percussive", "partly percussive")),
         (0.5, ("percussive", "clearly percussive")),
         (0.7, ("highly percussive", "almost entirely percussive")))),

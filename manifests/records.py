@@ -73,6 +73,7 @@ LEDGER = pa.schema([
     ("dataset", pa.string()),
     ("id", pa.string()),
     ("source_id", pa.string()),
+    ("uri", pa.string()),               # where the source had it: of a folder, the file
     ("split", pa.string()),
     ("outcome", pa.string()),
     ("detail", pa.string()),

@@ -6,7 +6,7 @@ fractions and multiples of it: bass and chords return after two and four beats, 
 alternate from one beat to the next. `_WEIGHTS` weighs the answers: a conditional logit (McFadden, "Conditional logit
 analysis of qualitative choice behavior", 1974), so that the candidates have probabilities, and an ambiguous octave
 shows in them. Beats are then tracked by dynamic programming at the period chosen, and the tempo is the slope of a line
-through the beats: twenty times as exact as a peak of the autocorrelation.
+through the beats: over ten times as exact as a peak of the autocorrelation.
 """
 import numpy as np
 from scipy import fft, ndimage, sparse
@@ -36,7 +36,7 @@ _SAME = 0.035                   # candidates whose periods' logarithms differ by
 # C chord changes; LM, LH and LC across), and what each is worth in log-odds. Fitted to 3,200 synthesised clips of 50
 # styles, with and without drums, in 2, 3, 4 and 6 time, straight, swung, compressed and noisy, slow and fast ones
 # weighing as much as the many between, with an L2 penalty. Of 1,140 other clips of these styles it decides 95 %
-# rightly, and as many of 420 from two generators that took no part.
+# rightly, and as many of 420 from two generators that took no part in the fit.
 _PAIRS = ((0, 0), (1, 1), (2, 2), (3, 3), (0, 1), (0, 2), (0, 3))
 _LAGS = (1 / 3, 1 / 2, 2 / 3, 1, 3 / 2, 2)
 _BARS = (3, 4)                  # after which bars repeat: whichever does so better, lest one metre be favoured

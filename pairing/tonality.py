@@ -27,7 +27,7 @@ _HARMONICS, _DECAY = 5, 0.6     # that a peak may be, and how much less likely e
 _PROFILES = np.array((
     (0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081),
     (0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052)))
-_FIT = 15.0                     # log-odds of a key by the correlation with its profile, fitted to the same clips
+_FIT = 15.0                     # log-odds of a key by the correlation with its profile, fitted to other such clips
 _TUNED = (0.15, 0.4)            # how well partials keep to one grid of semitones: drums and speech, and instruments
 
 _LAGS = (18, 400)               # samples, of periods: 1225 to 55 Hz

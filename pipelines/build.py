@@ -75,7 +75,7 @@ def build(options: Options) -> dict:
 
         stats = report.statistics(ledger, index, options, stages)
         for dataset, rows in ledger.items():
-            write.finish(out, dataset, plans[dataset], card.card(dataset, plans[dataset], stats))
+            write.finish(out, dataset, plans[dataset], card.card(out, dataset, plans[dataset], stats))
             shards.write(storage.join(out, "ledger", f"{dataset}.arrow"), records.LEDGER, rows)
         storage.write_json(storage.join(out, "stats.json"), stats)
         storage.sweep(out)
@@ -140,7 +140,7 @@ def _tasks(index: Index, keys: Iterable[str]) -> list[Task]:
 def _fate(dataset: str, segment: dict, split: str, index: Index, repeats: Mapping[str, str]) -> dict:
     """The clip's row of the ledger: the first stage that lost it says why."""
     key = segment["id"]
-    fate = {"dataset": dataset, "id": key, "source_id": segment["source_id"], "split": split}
+    fate = {"dataset": dataset, "id": key, "source_id": segment["source_id"], "uri": segment["uri"], "split": split}
     for name in ("fetch", "measure", "filter"):
         entry = index[name][key]
         if entry.outcome != DONE:

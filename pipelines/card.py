@@ -1,25 +1,28 @@
 """The dataset's card: what `datasets` and the Hub read (YAML), and what a person does."""
 import yaml
 
-from manifests import outcomes
+from manifests import outcomes, storage
 from pipelines.write import DATASETS, Shard
 
 _SOURCES = {"sample": "synthesised by the project itself; their tempo, key and instruments are known",
             "folder": "files of whoever made this build"}
 
 
-def card(dataset: str, planned: list[Shard], stats: dict) -> str:
+def card(out: str, dataset: str, planned: list[Shard], stats: dict) -> str:
     """README.md of a dataset. Shards are named one by one: a glob would mix in those of a build in flight."""
     maker, numbers, made = DATASETS[dataset], stats["datasets"][dataset], stats["made"]
     split_names = list(dict.fromkeys(shard.split for shard in planned))
     files = [{"split": split, "path": [f"{split}/{shard.name}" for shard in planned if shard.split == split]}
              for split in split_names]
+    sizes = {split: sum(storage.size(shard.url(out)) for shard in planned if shard.split == split)
+             for split in split_names}
     head = {"pretty_name": maker.TITLE, "language": ["en"], "tags": ["music", "audio", "m2ugen"],
             "task_categories": ["audio-text-to-text"],
             "configs": [{"config_name": dataset, "default": True, "data_files": files}],
             "dataset_info": {"config_name": dataset, "features": maker.features()._to_yaml_list(),
-                             "splits": [{"name": split, "num_examples": numbers["splits"][split]}
-                                        for split in split_names]}}
+                             "splits": [{"name": split, "num_examples": numbers["splits"][split],
+                                         "num_bytes": sizes[split]} for split in split_names],
+                             "download_size": sum(sizes.values()), "dataset_size": sum(sizes.values())}}
     lost = "\n".join(f"| {reason} | {count} | {outcomes.REASONS[reason]} |"
                      for reason, count in sorted(numbers["lost"].items())) or "| none | 0 | |"
     thresholds = ", ".join(f"{name} {value:g}" for name, value in made["thresholds"].items())

@@ -14,6 +14,7 @@ from pairing import fingerprint
 from pipelines.stage import Entry
 
 VERSION = 1
+_WHOLE = 0.9  # of the longest copy: re-encoding pads and trims a little
 _SCHEMA = pa.schema([("id", pa.string()), ("kept", pa.string()), ("error", pa.float64())])
 
 
@@ -22,7 +23,7 @@ def find(out: str, kept: Iterable[str], fetched: Mapping[str, Entry], measured: 
     """Losers and what they repeat: {id: detail}. Cached by its input, so that a finished build reads one small file.
 
     Of clips that sound alike, one in the evaluation split stays before one in the training split (a copy must not
-    straddle the splits), then the smallest id.
+    straddle the splits), then a whole before its excerpt, then the smallest id.
     """
     kept = sorted(kept)
     asked = json.dumps([VERSION, fingerprint.VERSION, threshold,
@@ -39,7 +40,8 @@ def find(out: str, kept: Iterable[str], fetched: Mapping[str, Entry], measured: 
 
 def _decide(kept: list[str], fetched: Mapping[str, Entry], measured: Mapping[str, Entry], split: Mapping[str, str],
             threshold: float) -> Iterator[dict]:
-    pairs = fingerprint.duplicates(_prints(kept, measured), threshold)
+    prints, durations = _prints(kept, measured)
+    pairs = fingerprint.duplicates(prints, threshold)
     # Equal files are equal, even where there is too little change in them for a fingerprint to know.
     first: dict[str | None, int] = {}
     pairs += [(first[fetched[key].sha256], index, 0.0) for index, key in enumerate(kept)
@@ -52,20 +54,26 @@ def _decide(kept: list[str], fetched: Mapping[str, Entry], measured: Mapping[str
     closest = np.full(len(kept), np.inf)
     np.minimum.at(closest, left, errors)
     np.minimum.at(closest, right, errors)
-    alike = sorted(np.flatnonzero(np.isfinite(closest)),
-                   key=lambda one: (label[one], split[kept[one]] != splits.EVAL, kept[one]))
+    alike = sorted(np.flatnonzero(np.isfinite(closest)), key=lambda one: label[one])
     for _, group in itertools.groupby(alike, key=lambda one: label[one]):
-        winner, *losers = group
-        for loser in losers:
-            yield {"id": kept[loser], "kept": kept[winner], "error": float(closest[loser])}
+        group = list(group)
+        candidates = [one for one in group if split[kept[one]] == splits.EVAL] or group
+        longest = max(durations[one] for one in candidates)
+        winner = min((one for one in candidates if durations[one] > _WHOLE * longest), key=lambda one: kept[one])
+        for loser in group:
+            if loser != winner:
+                yield {"id": kept[loser], "kept": kept[winner], "error": float(closest[loser])}
 
 
-def _prints(kept: list[str], measured: Mapping[str, Entry]) -> list[np.ndarray]:
+def _prints(kept: list[str], measured: Mapping[str, Entry]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Fingerprints and durations (s), in the order of `kept`."""
     position = {key: index for index, key in enumerate(kept)}
-    prints = [np.empty(0, np.uint32)] * len(kept)
+    prints, durations = [np.empty(0, np.uint32)] * len(kept), np.zeros(len(kept))
     for url in sorted({measured[key].url for key in kept}):
-        for batch in shards.batches(url, ["id", "fingerprint"]):
-            for key, words in zip(batch["id"].to_pylist(), batch["fingerprint"], strict=True):
+        for batch in shards.batches(url, ["id", "fingerprint", "duration"]):
+            for key, words, duration in zip(batch["id"].to_pylist(), batch["fingerprint"],
+                                            batch["duration"].to_pylist(), strict=True):
                 if key in position and measured[key].url == url:
                     prints[position[key]] = words.values.to_numpy().copy()  # not a view: the batch can go
-    return prints
+                    durations[position[key]] = duration
+    return prints, durations

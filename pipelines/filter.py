@@ -13,15 +13,15 @@ _COLUMNS = ("id", "duration", "silence", "loudness", "clipping", "speech", "musi
             "tempo_confidence")
 
 
-def _threshold(default: float, help: str):
-    return field(default=default, metadata={"help": help})
+def _threshold(default: float, help: str, low: float = 0.0, high: float = 1.0):
+    return field(default=default, metadata={"help": help, "range": (low, high)})
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    min_duration: float = _threshold(2.0, "seconds; shorter clips are lost as too_short")
+    min_duration: float = _threshold(2.0, "seconds; shorter clips are lost as too_short", 0, 1e6)
     max_silence: float = _threshold(0.5, "share of time below -60 dBFS; more is silent")
-    min_loudness: float = _threshold(-50.0, "LUFS (ITU-R BS.1770); less is too_quiet")
+    min_loudness: float = _threshold(-50.0, "LUFS (ITU-R BS.1770); less is too_quiet", -70, 0)
     max_clipping: float = _threshold(0.01, "share of samples in flat runs at the rails; more is clipped")
     max_speech: float = _threshold(0.5, "share of time with speech (silero-vad); more is speech")
     min_music: float = _threshold(0.5, "P(music) by --tagger; less is not_music")

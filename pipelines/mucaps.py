@@ -27,8 +27,9 @@ def features() -> Features:
 
 def row(clip: Mapping, measurement: Mapping, caption: Mapping) -> dict:
     """A row from the clip store's, the measurement's and the caption's; `audio` as `datasets` stores it."""
+    path = clip["id"].removesuffix(f".{clip['audio_format']}")
     return {"id": clip["id"], "source_id": clip["source_id"],
-            "audio": {"bytes": clip["audio"], "path": f"{clip['id']}.{clip['audio_format']}"},
+            "audio": {"bytes": clip["audio"], "path": f"{path}.{clip['audio_format']}"},
             "caption": caption["caption"],
             **{name: measurement[name] for name in (*_MEASURED, "beats", "chroma")},
             **{name: caption[name] for name in _CAPTION}}

@@ -15,7 +15,7 @@ from pipelines.filter import Thresholds
 
 SOURCES = ("sample", "folder")
 DATASETS = ("mucaps",)
-_ASSIGNMENT = {"sample": "shared", "folder": "shared", "audioset": "disjoint"}
+_ASSIGNMENT = {"sample": "shared", "folder": "shared"}
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", choices=SOURCES, default="sample", help="where clips come from (default: sample)")
     parser.add_argument("--out", required=True, help="the build's folder, or an fsspec URL")
     parser.add_argument("--media", help="folder: the directory (or URL) of audio and video files")
-    parser.add_argument("--limit", type=_positive, help="at most so many clips (sample: exactly; default there: 80)")
+    parser.add_argument("--limit", type=_count, help="at most so many clips (sample: exactly; default there: 80)")
     parser.add_argument("--datasets", default="mucaps", help=f"comma-separated, of: {', '.join(DATASETS)}")
-    parser.add_argument("--workers", type=_positive, default=os.cpu_count(), help="processes (default: all cores)")
+    parser.add_argument("--workers", type=_count, default=os.cpu_count(), help="processes (default: all cores)")
     parser.add_argument("--captions", choices=("measured",), default="measured", help="who writes captions")
     parser.add_argument("--seed", type=int, default=0, help="of the captions' wording and the sample corpus")
     parser.add_argument("--assignment", choices=splits.ASSIGNMENTS,
                         help="one evaluation fraction for all datasets, or each video in one dataset (default: "
                              + ", ".join(f"{source}: {name}" for source, name in _ASSIGNMENT.items()) + ")")
-    parser.add_argument("--max-bytes", type=_positive, default=2**31, help="larger files are lost (default: 2 GiB)")
+    parser.add_argument("--max-bytes", type=_count, default=2**31, help="larger files are lost (default: 2 GiB)")
     parser.add_argument("--tagger", help="an AST audio tagger (Hub id or directory) that tells what is music")
     for threshold in fields(Thresholds):
         parser.add_argument(f"--{threshold.name.replace('_', '-')}", type=float, default=threshold.default,
@@ -74,15 +74,24 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
         parser.error(f"--datasets: unknown {', '.join(unknown)}; known: {', '.join(DATASETS)}")
     if not datasets:
         parser.error(f"--datasets: none given; known: {', '.join(DATASETS)}")
+    for name in ("out", "media"):
+        if getattr(values, name) == "":
+            parser.error(f"--{name}: empty")
+    if (path := storage.local_path(values.out)) and os.path.exists(path) and not os.path.isdir(path):
+        parser.error(f"--out: a file is in the way: {values.out}")
     if (values.source == "folder") != (values.media is not None):
         parser.error("--source folder needs --media DIR" if values.source == "folder"
                      else "--media goes with --source folder")
     if values.media is not None and not storage.names(values.media):
-        parser.error(f"--media: no such directory, or nothing in it: {values.media}")
+        parser.error(f"--media: not a directory, or nothing in it: {values.media}")
     if "dask" in values.runner.lower():
         parser.error("--runner: Beam's DaskRunner loses data silently; use FnApiRunner here, or Flink, Spark, Dataflow")
     if rest and values.runner == "FnApiRunner":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    for threshold in fields(Thresholds):
+        value, low, high = getattr(values, threshold.name), *threshold.metadata["range"]
+        if not low <= value <= high:
+            parser.error(f"--{threshold.name.replace('_', '-')}: must be from {low:g} to {high:g}, not {value:g}")
     tagger = None
     if values.tagger:
         from pairing import tagging
@@ -97,7 +106,7 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
                    values.runner, tuple(rest))
 
 
-def _positive(text: str) -> int:
+def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")

@@ -35,8 +35,8 @@ class Progress:
         self.before: dict[str, set[str]] = {}
         self.bars: dict[str, tqdm] = {}
         self.run = {"state": "running", "started": time.time(), "workers": options.workers, "runner": options.runner,
-                    "stages": {}, "machine": {"cores": os.cpu_count(), "system": platform.platform(),
-                                              "python": platform.python_version()}}
+                    "stages": {}, "machine": {"name": platform.node(), "pid": os.getpid(), "cores": os.cpu_count(),
+                                              "system": platform.platform(), "python": platform.python_version()}}
         self.terminal, self.told = sys.stderr.isatty(), time.time()
         self.stop, self.lock = threading.Event(), threading.Lock()
         self.thread = threading.Thread(target=self._watch, daemon=True)

@@ -1,19 +1,24 @@
 """What a build says at its end, and whenever it is asked: numbers, a table, the ledger."""
 import json
+import platform
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 import numpy as np
+import psutil
 
+from captioners.vocabulary import HEDGED
 from manifests import outcomes, shards, splits, storage
 from manifests.outcomes import DONE
 from pipelines.options import Options
 from pipelines.progress import ORDER
 from pipelines.stage import Entry, Stage
 
-_COLUMNS = ["id", "outcome", "duration", "tempo", "tempo_confidence", "key", "mode", "loudness"]
+_COLUMNS = ["id", "outcome", "duration", "tempo", "tempo_confidence", "key", "mode", "key_confidence",
+            "loudness"]
 _STALE = 30.0  # s without a sign of life: the run is dead
 TEMPO_BINS = (0, 60, 76, 108, 120, 156, 176)  # BPM, lower edges: the usual bands of tempo words
 
@@ -36,6 +41,7 @@ def _dataset(rows: list[dict], measured: Mapping[str, dict], captions: Mapping[s
     kept = [row for row in rows if row["outcome"] == DONE]
     clips = [measured[row["id"]] for row in kept]
     texts = [captions[row["id"]]["caption"] for row in kept]
+    tempi = [clip["tempo"] for clip in clips if clip["tempo"] is not None and clip["tempo_confidence"] >= HEDGED]
     lost = Counter(row["outcome"] for row in rows if row["outcome"] != DONE)
     return {
         "requested": len(rows), "done": len(kept), "lost": dict(sorted(lost.items())),
@@ -43,10 +49,11 @@ def _dataset(rows: list[dict], measured: Mapping[str, dict], captions: Mapping[s
         "source_videos": len({row["source_id"] for row in kept}),
         "hours": round(sum(clip["duration"] for clip in clips) / 3600, 4),
         "duration": _spread([clip["duration"] for clip in clips]),
-        "tempo": _spread([clip["tempo"] for clip in clips if clip["tempo"] is not None]),
-        "tempo_histogram": _histogram([clip["tempo"] for clip in clips if clip["tempo"] is not None]),
+        # What the captions do not dare to say is not counted either.
+        "tempo": _spread(tempi), "tempo_histogram": _histogram(tempi),
         "loudness": _spread([clip["loudness"] for clip in clips]),
-        "keys": dict(sorted(Counter(f"{clip['key']} {clip['mode']}" for clip in clips if clip["key"]).items())),
+        "keys": dict(sorted(Counter(f"{clip['key']} {clip['mode']}" for clip in clips
+                                    if clip["key"] and clip["key_confidence"] >= HEDGED).items())),
         "captions": {"distinct": len(set(texts)), "words": _spread([len(text.split()) for text in texts])},
     }
 
@@ -67,7 +74,7 @@ def _spread(values: list[float]) -> dict | None:
 
 def _histogram(tempi: list[float]) -> dict[str, int]:
     counts, _ = np.histogram(tempi, [*TEMPO_BINS, np.inf])
-    return {f"from {edge} BPM": int(count) for edge, count in zip(TEMPO_BINS, counts, strict=True)}
+    return {f"from {edge:03d} BPM": int(count) for edge, count in zip(TEMPO_BINS, counts, strict=True)}
 
 
 def table(stats: dict, run: dict | None) -> str:
@@ -77,7 +84,7 @@ def table(stats: dict, run: dict | None) -> str:
         share = f"{numbers['done'] / numbers['requested']:.0%}" if numbers["requested"] else "0%"
         lines += [f"{dataset}: {numbers['requested']} requested, {numbers['done']} done ({share}), "
                   f"{numbers['hours']:.2f} hours of music; "
-                  + ", ".join(f"{split} {count}" for split, count in numbers["splits"].items())]
+                  + ", ".join(f"{split} {numbers['splits'][split]}" for split in (splits.TRAIN, splits.EVAL))]
         lines += [f"  lost {count:>6}  {reason:<14} {outcomes.REASONS[reason]}"
                   + (" (asked again next time)" if reason in outcomes.TRANSIENT else "")
                   for reason, count in sorted(numbers["lost"].items(), key=lambda item: -item[1])]
@@ -85,16 +92,18 @@ def table(stats: dict, run: dict | None) -> str:
 
 
 def timings(run: dict) -> list[str]:
-    """A line a stage: clips/s is over all workers while the stage works."""
-    lines = [f"{'stage':<10}{'clips':>8}{'worker s':>10}{'CPU s':>9}{'clips/s':>9}"]
+    """A line a stage: clips, the workers' seconds and CPU seconds added up, clips/s of one worker."""
+    if run["state"] == "done" and not any(stage["clips"] for stage in run["stages"].values()):
+        return ["nothing was left to do"]
+    lines = [f"{'stage':<10}{'clips':>8}{'worker s':>10}{'CPU s':>9}{'clips/s per worker':>20}"]
     for name in ORDER:
         stage = run["stages"][name]
-        rate = f"{stage['clips'] * run['workers'] / stage['seconds']:.1f}" if stage["seconds"] else "-"
+        rate = f"{stage['clips'] / stage['seconds']:.1f}" if stage["seconds"] else "-"
         clips = str(stage["clips"])
         if run["state"] == "running" and "expected" in stage:
             clips += f"/{stage['expected']}"
-        lines.append(f"{name:<10}{clips:>8}{stage['seconds']:>10.1f}{stage['cpu_seconds']:>9.1f}{rate:>9}")
-    return [*lines, f"{'in all':<10}{'':>8}{run['seconds']:>10.1f} s on {run['workers']} workers"]
+        lines.append(f"{name:<10}{clips:>8}{stage['seconds']:>10.1f}{stage['cpu_seconds']:>9.1f}{rate:>20}")
+    return [*lines, f"{run['seconds']:.1f} s in all, workers: {run['workers']}"]
 
 
 def status(out: str) -> str:
@@ -104,7 +113,7 @@ def status(out: str) -> str:
     run = storage.read_json(storage.join(out, "run.json"))
     silent = time.time() - run["updated"]
     if run["state"] == "running":
-        state = (f"running, {run['seconds']:.0f} s so far" if silent < _STALE else
+        state = (f"running, {run['seconds']:.0f} s so far" if silent < _STALE and not _gone(run) else
                  f"stopped without an end, last seen {silent:.0f} s ago; run it again to go on")
     else:
         state = run["state"] + (f": {run['error']}" if "error" in run else "")
@@ -112,6 +121,11 @@ def status(out: str) -> str:
     if run["state"] == "done" and storage.exists(storage.join(out, "stats.json")):
         return "\n".join([*head, table(storage.read_json(storage.join(out, "stats.json")), run)])
     return "\n".join([*head, *timings(run)])
+
+
+def _gone(run: dict) -> bool:
+    """Whether the process is known to be gone: on this machine it can be asked for."""
+    return run["machine"]["name"] == platform.node() and not psutil.pid_exists(run["machine"]["pid"])
 
 
 def ledger(out: str) -> Iterator[dict]:
@@ -127,8 +141,12 @@ def ledger(out: str) -> Iterator[dict]:
 
 def print_ledger(out: str, as_json: bool) -> None:
     """As JSON, one object a line, every clip; for a person, why each lost one was lost."""
+    lost = 0
     for row in ledger(out):
+        lost += row["outcome"] != DONE
         if as_json:
             print(json.dumps(row, ensure_ascii=False))
         elif row["outcome"] != DONE:
-            print(f"{row['dataset']}\t{row['id']}\t{row['outcome']}\t{row['detail']}")
+            print("\t".join(row[name] for name in ("dataset", "id", "outcome", "detail", "uri")))
+    if not lost:
+        print("nothing was lost", file=sys.stderr)

@@ -1,5 +1,6 @@
 """The audio tagger on a small random AST, saved as the published one is."""
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_the_stage_stores_it_and_its_revision_makes_the_stage_another(tagger, tm
     assert 0 < measure.measure(clip, tagger)["music"] < 1
     assert measure.measure(clip)["music"] is None
     assert tagging.revision(tagger) == tagging.revision(tagger)
-    config = json.loads(open(f"{tagger}/config.json").read())
+    config = json.loads(Path(tagger, "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
     assert tagging.revision(str(tmp_path)) != tagging.revision(tagger)
 
@@ -46,7 +47,7 @@ def test_the_stage_stores_it_and_its_revision_makes_the_stage_another(tagger, tm
 def test_a_model_that_cannot_serve_is_refused_before_any_work(tagger, tmp_path):
     with pytest.raises(ValueError, match="cannot be loaded"):
         tagging.revision(str(tmp_path / "nosuch"))
-    config = json.loads(open(f"{tagger}/config.json").read())
+    config = json.loads(Path(tagger, "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"id2label": {"0": "cat"}, "label2id": {"cat": 0}}))
     with pytest.raises(ValueError, match="no class 'Music'"):
         tagging.revision(str(tmp_path))

@@ -14,12 +14,14 @@ def prints():
     damaged = a.copy()
     damaged[::20] ^= 7
     # What never changes has no fingerprint: only equal files are known to be the same.
-    return {"d1": np.empty(0, np.uint32), "d2": np.empty(0, np.uint32), "d3": np.empty(0, np.uint32), "a1": a, "a2": damaged, "a3": a, "b1": b, "b2": b, "c1": c}
+    still = dict.fromkeys(("d1", "d2", "d3"), np.empty(0, np.uint32))
+    return still | {"a1": a, "a2": damaged, "a3": a, "b1": b, "b2": b, "c1": c}
 
 
-def find(tmp_path, prints, split, threshold=0.1, names=None):
+def find(tmp_path, prints, split, threshold=0.1, names=None, durations=None):
     url = str(tmp_path / "measure.arrow")
-    rows = [dict.fromkeys(records.MEASUREMENT.names) | {"id": key, "outcome": "done", "fingerprint": words.tolist()}
+    rows = [dict.fromkeys(records.MEASUREMENT.names) | {"id": key, "outcome": "done", "fingerprint": words.tolist(),
+                                                     "duration": (durations or {}).get(key, 10.0)}
             for key, words in prints.items()]
     shards.write(url, records.MEASUREMENT, rows)
     sha256 = {key: f"sha of {key}" for key in prints} | {"d1": "same", "d3": "same"}
@@ -35,6 +37,12 @@ def test_the_smallest_id_stays(tmp_path, prints):
 
 def test_the_copy_in_the_evaluation_split_stays(tmp_path, prints):
     found = find(tmp_path, prints, dict.fromkeys(prints, "train") | {"a2": "eval", "b1": "eval"})
+    assert found == {"a1": "same recording as a2", "a3": "same recording as a2", "b2": "same recording as b1",
+                     "d3": "same recording as d1"}
+
+
+def test_the_longer_stays_where_one_is_an_excerpt(tmp_path, prints):
+    found = find(tmp_path, prints, dict.fromkeys(prints, "train"), durations={"a1": 30.0, "a2": 200.0, "b2": 10.2})
     assert found == {"a1": "same recording as a2", "a3": "same recording as a2", "b2": "same recording as b1",
                      "d3": "same recording as d1"}
 
