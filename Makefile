@@ -29,7 +29,6 @@ setup: .venv/ready  ## the environment, in .venv (TORCH_INDEX=URL chooses torch'
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	$(PY) -c 'from pairing.features import warm_up; warm_up()'  # compiled once here, not in every worker
 	touch $@
 
 datasets: setup  ## make the datasets: SOURCE= MEDIA= OUT= LIMIT= DATASETS= WORKERS= CAPTIONS= SEED= ARGS=

@@ -3,6 +3,7 @@
 `make bench` writes benchmarks/floor.json. `--clips`, `--rounds` and `--memory` make it shorter or longer.
 """
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -82,10 +83,8 @@ def pool(out: str, clips: int) -> None:
 
 def _warm() -> None:
     from threadpoolctl import threadpool_limits
-
-    from pairing import features
+    importlib.import_module("pipelines.measure")  # what is not loaded yet would not be limited
     threadpool_limits(1)
-    features.warm_up()
 
 
 def _chunk(job: tuple[str, list[str]]) -> None:

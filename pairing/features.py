@@ -27,11 +27,3 @@ def measure(samples: np.ndarray, rate: int) -> dict:
         "speech": speech.speech(soxr.resample(y, RATE, speech.RATE)),
         "fingerprint": fingerprint.fingerprint(y).tolist(),
     }
-
-
-def warm_up() -> None:
-    """Measures two seconds of synthetic sound, so that what libraries load and compile at first use is paid here."""
-    t = np.arange(2 * 44100) / 44100
-    beats = np.exp(-30 * (t % 0.5)) * np.sin(2 * np.pi * 180 * t)
-    chord = sum(np.sin(2 * np.pi * f * t) for f in (261.6, 329.6, 392.0))
-    measure(np.tile((0.3 * beats + 0.1 * chord).astype(np.float32), (2, 1)), 44100)

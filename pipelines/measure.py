@@ -13,8 +13,7 @@ _SHORTEST = 0.25  # s: below, there is nothing to measure
 def stage(fetch: Stage, tagger: tuple[str, str] | None) -> Stage:
     """`tagger`: name and revision of the audio tagger, where one is used."""
     return Stage("measure", tag(features.VERSION, {"analysed": ANALYSED, "tagger": tagger}, fetch), records.MEASUREMENT,
-                 partial(measure, tagger=tagger and tagger[0]), reads=fetch, columns=("id", "audio"),
-                 set_up=features.warm_up)
+                 partial(measure, tagger=tagger and tagger[0]), reads=fetch, columns=("id", "audio"))
 
 
 def measure(clip: dict, tagger: str | None = None) -> dict:

@@ -30,7 +30,6 @@ class Stage:
     each: Callable[[dict], dict]
     reads: "Stage | None" = None              # None: its rows come with the task
     columns: tuple[str, ...] | None = None    # what it needs of them; None = all
-    set_up: Callable[[], None] | None = None  # once per process that has work: load models, warm up
 
     def folder(self, out: str) -> str:
         return storage.join(out, "stages", self.name, self.tag)
@@ -127,7 +126,10 @@ def run(out: str, tasks: Iterable[Task], stages: list[Stage], pipeline: beam.Pip
 class _Run(beam.DoFn):
     def __init__(self, stage: Stage, out: str):
         self.stage, self.out = stage, out
-        self.ready = False
+
+    def setup(self) -> None:
+        # Workers are the parallelism, and sums must not depend on the machine's cores.
+        threadpool_limits(1)
 
     def process(self, task: Task) -> Iterator[Task]:
         stage = self.stage
@@ -135,12 +137,6 @@ class _Run(beam.DoFn):
         before = Marks(stage.reads.folder(self.out)).of(task.shard).index() if stage.reads else {}
         todo = missing(stage, task, own.index(), before)
         if todo:
-            if not self.ready:
-                # One thread a worker: workers are the parallelism, and sums then do not depend on the machine's cores.
-                threadpool_limits(1)
-                if stage.set_up:
-                    stage.set_up()
-                self.ready = True
             attempt = storage.join(stage.folder(self.out), f"{task.shard}.{len(own.read)}")
             _commit(stage, attempt, todo, _inputs(stage, task, todo, before))
         yield Task(task.shard, task.keys)

@@ -68,6 +68,23 @@ def test_every_clip_is_accounted_for(undisturbed):
     assert stats["hours"] == pytest.approx(stats["done"] * 10 / 3600, rel=0.01)
 
 
+def test_the_sample_corpus_is_measured_as_it_was_made(tmp_path):
+    """The default build: losses for the right reasons, tempo within 4 % in 95 %, key and mode right in 80 %."""
+    out = tmp_path / "out"
+    build(out, workers=2)
+    truth = json.loads((out / "sample" / "truth.json").read_text())
+    assert len(truth) >= 64
+    assert {key: row["outcome"] for key, row in ledger(out).items()} == {key: clip["bad"] or "done"
+                                                                         for key, clip in truth.items()}
+    rows = [row for split in load_from_disk(str(out / "datasets" / "mucaps")).values()
+            for row in split.remove_columns("audio")]
+    tempi = [abs(row["tempo"] / truth[row["id"]]["tempo"] - 1) <= 0.04 for row in rows]
+    keys = [(row["key"], row["mode"]) == (truth[row["id"]]["key"], truth[row["id"]]["mode"])
+            for row in rows if truth[row["id"]]["key"]]
+    assert len(tempi) > 60 and sum(tempi) / len(tempi) >= 0.95
+    assert len(keys) > 60 and sum(keys) / len(keys) >= 0.80
+
+
 def test_datasets_opens_it_in_three_ways(undisturbed, tmp_path, caplog):
     folder = str(undisturbed / "datasets" / "mucaps")
     with caplog.at_level("WARNING"):
@@ -76,7 +93,6 @@ def test_datasets_opens_it_in_three_ways(undisturbed, tmp_path, caplog):
     mapped = load_from_disk(folder)
     streamed = load_dataset(folder, streaming=True)
     done = {key: row["split"] for key, row in ledger(undisturbed).items() if row["outcome"] == "done"}
-    truth = json.loads((undisturbed / "sample" / "truth.json").read_text())
     assert isinstance(loaded["train"].features["audio"], Audio)
     for found in (loaded, mapped, streamed):
         assert set(found) == {"train", "eval"}
@@ -85,15 +101,11 @@ def test_datasets_opens_it_in_three_ways(undisturbed, tmp_path, caplog):
             rows = list(found[split].cast_column("audio", Audio(decode=False)))
             ids |= {row["id"]: split for row in rows}
             assert len({row["caption"] for row in rows}) == len(rows)
-            keys = 0
             for row in rows:
                 wave = media.decode_audio(row["audio"]["bytes"])
                 assert wave.duration == pytest.approx(row["duration"], abs=1e-3)
                 assert row["source_id"] == row["id"] and row["captioner"] == "measured"
-                assert row["tempo"] == pytest.approx(truth[row["id"]]["tempo"], rel=0.04)
-                assert 0.5 < row["tempo_confidence"] <= 1
-                keys += (row["key"], row["mode"]) == (truth[row["id"]]["key"], truth[row["id"]]["mode"])
-            assert keys >= 0.8 * len(rows), split
+                assert 40 <= row["tempo"] <= 220 and 0 < row["tempo_confidence"] <= 1
         assert ids == done
 
 
