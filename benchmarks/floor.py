@@ -3,8 +3,8 @@
 `make bench` writes benchmarks/floor.json. `--clips`, `--rounds` and `--memory` make it shorter or longer.
 """
 import argparse
-import importlib
 import json
+import multiprocessing
 import os
 import platform
 import resource
@@ -74,17 +74,14 @@ def stages(clips: int, rounds: int) -> dict:
 
 def pool(out: str, clips: int) -> None:
     """All that the pipeline does for a clip, without stages, markers, ledger or the means to resume."""
-    from pipelines import sample
+    from threadpoolctl import threadpool_limits
+
+    from pipelines import measure, mucaps, sample  # noqa: F401  imported once: the pool's processes are forks
+    threadpool_limits(1)
     keys = sample.ids(0, clips)
     os.makedirs(out)
-    with ProcessPoolExecutor(WORKERS, initializer=_warm) as workers:
+    with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("fork")) as workers:
         list(workers.map(_chunk, [(f"{out}/{start}.arrow", keys[start:start + 8]) for start in range(0, clips, 8)]))
-
-
-def _warm() -> None:
-    from threadpoolctl import threadpool_limits
-    importlib.import_module("pipelines.measure")  # what is not loaded yet would not be limited
-    threadpool_limits(1)
 
 
 def _chunk(job: tuple[str, list[str]]) -> None:

@@ -3,6 +3,7 @@
 Media is bytes, a path or an open binary file. Headers are not believed: durations are counted while decoding.
 Errors are `MediaError`, with a message for a person.
 """
+import errno
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ _CONTAINERS = {"aac": ("mp4", "m4a"), "alac": ("mp4", "m4a"), "opus": ("ogg", "o
 _OTHER = {"audio": ("matroska", "mka"), "video": ("matroska", "mkv")}
 # FFmpeg resynchronises after damage (the first packets of a cut MP3, say); more than this is no recording.
 _MAX_BAD_PACKETS = 0.1
+_MAX_VALUES = 2**25  # float32 of one waveform
+_MIN_RATE = 1000     # Hz: below, a header is wrong
+_IO_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO)
 
 
 class MediaError(Exception):
@@ -60,31 +64,37 @@ def probe(media) -> Probe:
 def decode_audio(media, seconds: float | None = None) -> Waveform:
     """Decode the first audio stream: its first `seconds` are kept, the rest is decoded, counted and dropped.
 
+    Never more than 128 MiB are kept: six minutes of stereo at 44.1 kHz, half a minute of 5.1 at 192 kHz.
+
     Samples are float32 as FFmpeg gives them: lossy codecs may exceed 1.0.
     """
     with _open(media) as container:
         stream = _stream(container, "audio")
         if stream is None:
             raise MediaError("there is no audio stream", missing="audio")
-        kept, counted, rate, layout, resampler, shape = [], 0, 0, None, None, None
+        kept, counted, limit, rate, layout, resampler, shape = [], 0, 0, 0, None, None, None
         for frame in _frames(container, stream):
             if resampler is None:
                 rate, layout = frame.sample_rate, frame.layout.name
+                if rate < _MIN_RATE:
+                    raise MediaError(f"a sample rate of {rate} Hz")
+                limit = _MAX_VALUES // frame.layout.nb_channels
+                if seconds is not None:
+                    limit = min(limit, round(seconds * rate))
             if shape != (frame.format.name, frame.layout.name, frame.sample_rate):
                 # A stream may change in mid-course (chained Ogg, broadcast recordings): bring it to its first form.
                 shape = (frame.format.name, frame.layout.name, frame.sample_rate)
-                resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+                # Packed, because PyAV reads past the planes of eight and more channels.
+                resampler = av.AudioResampler(format="flt", layout=layout, rate=rate)
             for part in resampler.resample(frame):
-                if seconds is None or counted < seconds * rate:
-                    kept.append(part.to_ndarray())
+                if counted < limit:
+                    packed = part.to_ndarray().reshape(part.samples, -1)[: limit - counted]
+                    # Floating-point audio may hold anything; one NaN would poison every measurement.
+                    kept.append(np.nan_to_num(packed, nan=0.0, posinf=0.0, neginf=0.0))
                 counted += part.samples
     if not counted:
         raise MediaError("the audio stream holds no samples")
-    samples = np.concatenate(kept, axis=1, dtype=np.float32)
-    if seconds is not None:
-        samples = samples[:, : round(seconds * rate)]
-    # Floating-point audio may hold anything; one NaN would poison every measurement.
-    return Waveform(np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0, copy=False), rate, counted / rate)
+    return Waveform(np.ascontiguousarray(np.concatenate(kept).T, np.float32), rate, counted / rate)
 
 
 def frames(media, count: int, short_side: int | None = None) -> np.ndarray:
@@ -111,16 +121,21 @@ def frames(media, count: int, short_side: int | None = None) -> np.ndarray:
 def part(media) -> dict[str, bytes | str | None]:
     """Part sound from picture without encoding: keys audio, audio_format, video, video_format (null where absent).
 
-    A file of one audio stream, with or without a cover picture, is kept to the byte. Otherwise packets are copied
-    into a container that fits the codec; bytes depend on the packets alone.
+    A file of one audio stream is kept to the byte. Otherwise packets are copied into a container that fits the codec;
+    bytes depend on the packets alone. OSError where the file itself cannot be read.
     """
     found = probe(media)
     if found.audio is None:
         raise MediaError("there is no audio stream", missing="audio")
-    if found.video is None and found.streams == 1 and found.container in ("mp3", "wav", "flac", "ogg"):
-        audio, audio_format = _read(media), _CONTAINERS.get(found.audio, (None, found.container))[1]
+    if found.streams == 1:
+        names = found.container.split(",")
+        container, suffix = _CONTAINERS.get(found.audio, _OTHER["audio"])
+        audio, audio_format = _read(media), suffix if container in names else names[0].replace("matroska", "mka")
     else:
-        audio, audio_format = _copy(media, "audio")
+        try:
+            audio, audio_format = _copy(media, "audio")
+        except MediaError:  # PCM of unusual kinds, out of AVI or QuickTime: no container of ours takes it as it is
+            audio, audio_format = _transcode(media), "wav"
     video, video_format = _copy(media, "video") if found.video else (None, None)
     return {"audio": audio, "audio_format": audio_format, "video": video, "video_format": video_format}
 
@@ -133,6 +148,7 @@ def _open(media) -> av.container.InputContainer:
     try:
         return av.open(media, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
+        _raise_io(error)
         raise MediaError(f"cannot be opened as media: {_words(error)}") from error
 
 
@@ -173,7 +189,8 @@ def _video(media) -> Iterator[av.VideoFrame]:
 def _packets(container, stream) -> Iterator[av.Packet]:
     try:
         yield from container.demux(stream)
-    except av.FFmpegError:
+    except av.FFmpegError as error:
+        _raise_io(error)
         return  # the file ends in mid-packet: what came before stands
 
 
@@ -210,6 +227,27 @@ def _copy(media, kind: str) -> tuple[bytes, str]:
         except (av.FFmpegError, ValueError) as error:
             raise MediaError(f"the {kind} stream cannot be copied: {_words(error)}") from error
     return target.getvalue(), suffix
+
+
+def _transcode(media) -> bytes:
+    """The sound as 32-bit float WAV: nothing is lost, but it is larger."""
+    target = io.BytesIO()
+    with _open(media) as source, av.open(target, "w", format="wav", options={"fflags": "+bitexact"}) as sink:
+        stream = _stream(source, "audio")
+        copy = sink.add_stream("pcm_f32le", rate=stream.rate, layout=stream.layout.name)
+        resampler = av.AudioResampler(format="flt", layout=stream.layout.name, rate=stream.rate)
+        for frame in _frames(source, stream):
+            frame.pts = None
+            for part in resampler.resample(frame):
+                sink.mux(copy.encode(part))
+        sink.mux(copy.encode(None))
+    return target.getvalue()
+
+
+def _raise_io(error: Exception) -> None:
+    """FFmpeg's error as OSError where the file system is to blame: that may pass, a broken file will not."""
+    if isinstance(error, av.FFmpegError) and error.errno in _IO_ERRORS:
+        raise OSError(error.errno, error.strerror) from error
 
 
 def _words(error: Exception | None) -> str:

@@ -4,7 +4,6 @@ Batches are bounded by bytes: a batch of whole tracks must not fill the memory, 
 """
 from collections.abc import Iterable, Iterator
 
-import fsspec
 import pyarrow as pa
 
 from manifests import storage
@@ -80,5 +79,5 @@ def _weight(value) -> int:
 
 
 def _open(url: str):
-    path = storage.local_path(url)
-    return pa.memory_map(path) if path else pa.PythonFile(fsspec.open(url, "rb").open(), mode="r")
+    fs, path = storage.locate(url)
+    return pa.memory_map(path) if storage.local_path(url) else pa.PythonFile(fs.open(path, "rb"), mode="r")

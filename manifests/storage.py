@@ -16,19 +16,24 @@ from fsspec.implementations.local import LocalFileSystem
 TEMPORARY = ".tmp-"
 
 
+def locate(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """File system and path. What has no `://` is a local path, whatever else is in its name (`a::b.mp3`, say)."""
+    return fsspec.core.url_to_fs(url) if "://" in url else (LocalFileSystem(), os.path.abspath(url))
+
+
 def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *parts])
 
 
 def absolute(url: str) -> str:
     """The same place for a process with another working directory."""
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = locate(url)
     return path if isinstance(fs, LocalFileSystem) else url
 
 
 def local_path(url: str) -> str | None:
     """The path on this machine, or None where the URL is elsewhere."""
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = locate(url)
     return path if isinstance(fs, LocalFileSystem) else None
 
 
@@ -52,7 +57,7 @@ def lock(url: str) -> Iterator[None]:
 @contextmanager
 def create(url: str) -> Iterator:
     """A binary file to write; it is there, whole, when the block ends without an error."""
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = locate(url)
     folder, _, name = path.rpartition("/")
     fs.makedirs(folder, exist_ok=True)
     if not isinstance(fs, LocalFileSystem):
@@ -85,7 +90,8 @@ def write_json(url: str, value, indent: int | None = 1) -> None:
 
 
 def read_bytes(url: str) -> bytes:
-    with fsspec.open(url, "rb") as file:
+    fs, path = locate(url)
+    with fs.open(path, "rb") as file:
         return file.read()
 
 
@@ -98,13 +104,13 @@ def read_json(url: str):
 
 
 def exists(url: str) -> bool:
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = locate(url)
     return fs.exists(path)
 
 
 def names(url: str) -> list[str]:
     """What lies directly in a folder, sorted; nothing where there is no such folder."""
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = locate(url)
     fs.invalidate_cache(path)
     if not fs.isdir(path):
         return []
@@ -113,14 +119,14 @@ def names(url: str) -> list[str]:
 
 def remove(url: str) -> None:
     """Remove a file, or a folder with all it holds; it may be gone already."""
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = locate(url)
     if fs.exists(path):
         fs.rm(path, recursive=True)
 
 
 def sweep(url: str) -> None:
-    """Remove what killed processes left in a folder: temporary files, at any depth."""
-    fs, path = fsspec.core.url_to_fs(url)
+    """Remove what killed processes left in a folder of ours: temporary files, at any depth."""
+    fs, path = locate(url)
     for found in fs.find(path) if fs.isdir(path) else []:
         if found.rpartition("/")[2].startswith(TEMPORARY):
             fs.rm_file(found)
@@ -128,5 +134,5 @@ def sweep(url: str) -> None:
 
 def size(url: str) -> int:
     """Bytes; OSError where there is no such file or it may not be read."""
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = locate(url)
     return fs.size(path)

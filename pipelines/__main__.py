@@ -45,8 +45,8 @@ def _build(options) -> int:
     except (RuntimeError, OSError, ValueError) as error:
         # A worker's error comes with the traces of three processes; its last line is the one that says what happened.
         print(f"the build failed: {str(error).strip().splitlines()[-1]}\n"
-              f"What was done is kept, and the same command goes on from there; {options.out}/run.json has the whole "
-              "error.", file=sys.stderr)
+              "What was done is kept; when the cause is mended, the same command goes on from there. The whole error "
+              f"is in {options.out}/run.json, if that could be written.", file=sys.stderr)
         return 1
     print(report.table(stats, storage.read_json(storage.join(options.out, "run.json"))))
     print(f"datasets, ledger, stats.json: {options.out}")

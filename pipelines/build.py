@@ -3,6 +3,7 @@
 Everything here handles ids and small records; media is touched by the stages' workers only.
 """
 import math
+import os
 from collections.abc import Iterable, Mapping
 
 from manifests import records, shards, splits, storage
@@ -25,6 +26,8 @@ def build(options: Options) -> dict:
     segments = _listed(fetch.segments(options))
     if options.source == "sample":
         storage.write_json(storage.join(out, "sample", "truth.json"), sample.truth(segments))
+    else:
+        storage.remove(storage.join(out, "sample"))  # of an earlier build here
     split = {key: _split(row["source_id"], options.assignment) for key, row in segments.items()}
     requested = {dataset: [key for key, row in segments.items()
                            if splits.assign(row["source_id"], dataset, options.assignment)]
@@ -78,7 +81,10 @@ def build(options: Options) -> dict:
             write.finish(out, dataset, plans[dataset], card.card(out, dataset, plans[dataset], stats))
             shards.write(storage.join(out, "ledger", f"{dataset}.arrow"), records.LEDGER, rows)
         storage.write_json(storage.join(out, "stats.json"), stats)
-        storage.sweep(out)
+        for folder in ("sample", "stages", "ledger"):
+            storage.sweep(storage.join(out, folder))
+        for one in stages.values():
+            stage.tidy(one.folder(out))
     return stats
 
 
@@ -86,6 +92,8 @@ def _listed(rows: Iterable[dict]) -> dict[str, dict]:
     """By id, in the order of the clip store, so that neighbours in it become neighbours in the datasets."""
     segments: dict[str, dict] = {}
     for row in rows:
+        if row.keys() != set(records.SEGMENT.names):
+            raise ValueError(f"{row['id']}: a source gave {sorted(row)} in place of {records.SEGMENT.names}")
         if row["id"] in segments:
             raise ValueError(f"two clips share the id {row['id']!r}: {segments[row['id']]['uri']} and {row['uri']}")
         segments[row["id"]] = row
@@ -140,7 +148,10 @@ def _tasks(index: Index, keys: Iterable[str]) -> list[Task]:
 def _fate(dataset: str, segment: dict, split: str, index: Index, repeats: Mapping[str, str]) -> dict:
     """The clip's row of the ledger: the first stage that lost it says why."""
     key = segment["id"]
-    fate = {"dataset": dataset, "id": key, "source_id": segment["source_id"], "uri": segment["uri"], "split": split}
+    # File names are bytes: what is no UTF-8, or would break a line, is shown escaped.
+    uri = os.fsencode(segment["uri"]).decode("utf-8", "backslashreplace")
+    uri = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in uri)
+    fate = {"dataset": dataset, "id": key, "source_id": segment["source_id"], "uri": uri, "split": split}
     for name in ("fetch", "measure", "filter"):
         entry = index[name][key]
         if entry.outcome != DONE:

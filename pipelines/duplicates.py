@@ -15,7 +15,7 @@ from pipelines.stage import Entry
 
 VERSION = 1
 _WHOLE = 0.9  # of the longest copy: re-encoding pads and trims a little
-_SCHEMA = pa.schema([("id", pa.string()), ("kept", pa.string()), ("error", pa.float64())])
+_SCHEMA = pa.schema([("id", pa.string()), ("kept", pa.string())])
 
 
 def find(out: str, kept: Iterable[str], fetched: Mapping[str, Entry], measured: Mapping[str, Entry],
@@ -48,13 +48,10 @@ def _decide(kept: list[str], fetched: Mapping[str, Entry], measured: Mapping[str
               if first.setdefault(fetched[key].sha256, index) != index]
     if not pairs:
         return
-    left, right, errors = (np.array(column) for column in zip(*pairs, strict=True))
+    left, right, _ = zip(*pairs, strict=True)
     graph = coo_array((np.ones(len(left)), (left, right)), shape=(len(kept), len(kept)))
     _, label = connected_components(graph, directed=False)
-    closest = np.full(len(kept), np.inf)
-    np.minimum.at(closest, left, errors)
-    np.minimum.at(closest, right, errors)
-    alike = sorted(np.flatnonzero(np.isfinite(closest)), key=lambda one: label[one])
+    alike = sorted({*left, *right}, key=lambda one: (label[one], one))
     for _, group in itertools.groupby(alike, key=lambda one: label[one]):
         group = list(group)
         candidates = [one for one in group if split[kept[one]] == splits.EVAL] or group
@@ -62,7 +59,7 @@ def _decide(kept: list[str], fetched: Mapping[str, Entry], measured: Mapping[str
         winner = min((one for one in candidates if durations[one] > _WHOLE * longest), key=lambda one: kept[one])
         for loser in group:
             if loser != winner:
-                yield {"id": kept[loser], "kept": kept[winner], "error": float(closest[loser])}
+                yield {"id": kept[loser], "kept": kept[winner]}
 
 
 def _prints(kept: list[str], measured: Mapping[str, Entry]) -> tuple[list[np.ndarray], np.ndarray]:

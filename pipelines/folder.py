@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 
-import fsspec
+from manifests import storage
 
 _MEDIA_TYPES = ("audio", "video")
 _MEDIA_APPLICATIONS = ("application/ogg", "application/mxf", "application/mp4", "application/vnd.rn-realmedia")
@@ -17,32 +17,41 @@ _MAX_ID = 120
 _TYPES = mimetypes.MimeTypes()  # Python's own table: the system's would differ from machine to machine
 
 
-def segments(directory: str, limit: int | None = None, max_bytes: int | None = None) -> Iterator[dict]:
-    """Rows of records.SEGMENT, in the order of their paths. Hidden files, and files whose name says that they are
-    something else (text, pictures, archives), are not asked for; how many were passed over is told on standard error.
+def segments(directory: str, limit: int | None = None, max_bytes: int | None = None, out: str = "") -> Iterator[dict]:
+    """Rows of records.SEGMENT, in the order of their paths; of files under `out`, the build itself, none.
+
+    Hidden files, links to folders, and files whose name says that they are something else (text, pictures, archives)
+    are not asked for; how many were passed over is told on standard error.
     """
-    fs, root = fsspec.core.url_to_fs(directory)
+    fs, root = storage.locate(directory)
     root = root.rstrip("/")
+    own = storage.locate(out)[1].rstrip("/") + "/" if out else None
     passed, found = 0, 0
-    for path, info in sorted(fs.find(root, detail=True).items()):
+    for path, info in sorted(fs.find(root, detail=True, withdirs=True).items()):
         relative = path[len(root) + 1:]
-        if info["type"] != "file" or any(part.startswith(".") for part in relative.split("/")):
+        if info.get("islink") and os.path.isfile(path):
+            info = {"type": "file", "size": os.stat(path).st_size, "mtime": os.stat(path).st_mtime}
+        if (info["type"] == "directory" and not info.get("islink")) or (own and path.startswith(own)):
             continue
-        if not _by_name_media(relative):
+        if any(part.startswith(".") for part in relative.split("/")):
+            continue
+        if info["type"] != "file" or not _by_name_media(relative):
             passed += 1
             continue
         if limit is not None and found == limit:
             break
         found += 1
         key = safe_id(relative)
-        # A file replaced under its name is another clip; one that was only moved along with its folder is not.
-        revision = f"{info['size']}-{info.get('mtime') or info.get('ETag') or info.get('LastModified') or ''}"
+        # A file replaced under its name is another clip, and so is one of the same name in another folder.
+        changed = info.get("mtime") or info.get("ETag") or info.get("LastModified") or ""
+        revision = f"{info['size']}-{changed}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
         if max_bytes is not None and info["size"] > max_bytes:
             revision += f" over {max_bytes}"  # lost as too_large until the limit changes, and looked at again then
         yield {"id": key, "source_id": key, "uri": fs.unstrip_protocol(path) if "://" in directory else path,
                "start": None, "end": None, "revision": revision}
     if passed:
-        print(f"folder: {passed} files passed over: neither audio nor video by their names", file=sys.stderr)
+        print(f"folder: {passed} files passed over: neither audio nor video by their names, or no plain files",
+              file=sys.stderr)
 
 
 def safe_id(relative: str) -> str:

@@ -11,10 +11,11 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from manifests import splits, storage
+from pipelines import sample
 from pipelines.filter import Thresholds
+from pipelines.write import DATASETS
 
 SOURCES = ("sample", "folder")
-DATASETS = ("mucaps",)
 _ASSIGNMENT = {"sample": "shared", "folder": "shared"}
 
 
@@ -84,6 +85,11 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
                      else "--media goes with --source folder")
     if values.media is not None and not storage.names(values.media):
         parser.error(f"--media: not a directory, or nothing in it: {values.media}")
+    if values.source == "sample":
+        try:
+            sample.ids(values.seed, values.limit)
+        except ValueError as error:
+            parser.error(str(error))
     if "dask" in values.runner.lower():
         parser.error("--runner: Beam's DaskRunner loses data silently; use FnApiRunner here, or Flink, Spark, Dataflow")
     if rest and values.runner == "FnApiRunner":

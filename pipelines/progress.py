@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from manifests import storage
 from pipelines.options import Options
-from pipelines.stage import Marks, Stage
+from pipelines.stage import Stage
 
 _EVERY = 1.0  # s between looks
 _TELL = 10.0  # s between lines where standard error is no terminal
@@ -29,10 +29,10 @@ class Progress:
 
     def __init__(self, out: str, stages: Mapping[str, Stage], options: Options):
         self.out = out
-        folders = {name: [one.folder(out)] for name, one in stages.items()}
-        folders["write"] = [storage.join(out, "stages", "write", dataset) for dataset in options.datasets]
-        self.marks = {name: [Marks(folder) for folder in folders[name]] for name in ORDER}
-        self.before: dict[str, set[str]] = {}
+        self.folders = {name: [one.folder(out)] for name, one in stages.items()}
+        self.folders["write"] = [storage.join(out, "stages", "write", dataset) for dataset in options.datasets]
+        self.known: dict[str, set[str]] = {name: set() for name in ORDER}
+        self.done = {name: dict.fromkeys(("clips", "seconds", "cpu_seconds"), 0) for name in ORDER}
         self.bars: dict[str, tqdm] = {}
         self.run = {"state": "running", "started": time.time(), "workers": options.workers, "runner": options.runner,
                     "stages": {}, "machine": {"name": platform.node(), "pid": os.getpid(), "cores": os.cpu_count(),
@@ -43,9 +43,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         for name in ORDER:
-            for marks in self.marks[name]:
-                marks.refresh()
-            self.before[name] = {stem for marks in self.marks[name] for stem in marks.read}
+            self.known[name].update(self._markers(name))
         self._look()
         self.thread.start()
         return self
@@ -82,6 +80,10 @@ class Progress:
         self.run |= {"state": "failed", "error": why, "updated": time.time()}
         storage.write_json(storage.join(self.out, "run.json"), self.run)
 
+    def _markers(self, name: str) -> set[str]:
+        return {storage.join(folder, found) for folder in self.folders[name] for found in storage.names(folder)
+                if found.endswith(".json") and not found.startswith(storage.TEMPORARY)}
+
     def _watch(self) -> None:
         while not self.stop.wait(_EVERY):
             self._look()
@@ -89,14 +91,13 @@ class Progress:
     def _look(self) -> None:
         with self.lock:
             for name in ORDER:
-                done = {"clips": 0, "seconds": 0.0, "cpu_seconds": 0.0}
-                for marks in self.marks[name]:
-                    for stem, mark in marks.refresh().read.items():
-                        if stem not in self.before[name]:
-                            done["clips"] += mark["rows"] if name == "write" else len(mark["rows"])
-                            done["seconds"] += mark["seconds"]
-                            done["cpu_seconds"] += mark["cpu_seconds"]
-                self.run["stages"].setdefault(name, {}).update(done)
+                for url in self._markers(name) - self.known[name]:
+                    self.known[name].add(url)
+                    mark = storage.read_json(url)
+                    self.done[name]["clips"] += mark["rows"] if name == "write" else len(mark["rows"])
+                    self.done[name]["seconds"] += mark["seconds"]
+                    self.done[name]["cpu_seconds"] += mark["cpu_seconds"]
+                self.run["stages"].setdefault(name, {}).update(self.done[name])
             # A log wants lines, and few of them, in place of bars.
             tell = not self.terminal and time.time() - self.told > _TELL
             for name, bar in self.bars.items():

@@ -67,16 +67,17 @@ class Marks:
     read: dict[str, dict] = field(default_factory=dict)
 
     def refresh(self) -> "Marks":
-        """Read the markers that are new."""
-        for name in storage.names(self.folder):
-            stem, _, ending = name.rpartition(".")
-            if ending == "json" and not stem.startswith(storage.TEMPORARY):
+        """Read the markers that are new. One whose shard is gone does not count: removing a shard has it made anew."""
+        names = set(storage.names(self.folder))
+        for stem in sorted(name.removesuffix(".json") for name in names if name.endswith(".json")):
+            if not stem.startswith(storage.TEMPORARY) and f"{stem}.arrow" in names:
                 self._read(stem)
         return self
 
     def of(self, shard: str) -> "Marks":
         """Read the markers of one shard, without listing the folder: attempts are numbered without gaps."""
-        while storage.exists(storage.join(self.folder, f"{shard}.{len(self.read)}.json")):
+        while all(storage.exists(storage.join(self.folder, f"{shard}.{len(self.read)}.{ending}"))
+                  for ending in ("json", "arrow")):
             self._read(f"{shard}.{len(self.read)}")
         return self
 
@@ -93,6 +94,14 @@ class Marks:
                 found[key] = Entry(url, shard, row["outcome"], row["digest"], row.get("detail", ""),
                                    row.get("revision"), row.get("sha256"), row.get("bytes", 0))
         return found
+
+
+def tidy(folder: str) -> None:
+    """Remove shards that never got their marker, and markers that lost their shard."""
+    names = set(storage.names(folder))
+    for stem, ending in (name.rsplit(".", 1) for name in sorted(names)):
+        if f"{stem}.{'arrow' if ending == 'json' else 'json'}" not in names:
+            storage.remove(storage.join(folder, f"{stem}.{ending}"))
 
 
 def tag(version: int, parameters: Mapping | None = None, upstream: Stage | None = None) -> str:

@@ -18,6 +18,7 @@ from pipelines.stage import Entry
 DATASETS = {mucaps.NAME: mucaps}
 SHARD_BYTES = 128 * 2**20
 _MAX_SHARDS = 1 << 16
+_OURS = (splits.TRAIN, splits.EVAL, "dataset_dict.json", "README.md")  # in a dataset's folder; the rest is the user's
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,14 @@ def finish(out: str, dataset: str, planned: list[Shard], card: str) -> None:
         files[""] = {*present, "dataset_dict.json", "README.md"}
     # Readers of the old card lose its shards only now, when the new card is there.
     for name in storage.names(root):
-        if name not in files.get("", ()):
+        if name in _OURS and name not in files.get("", ()):
             storage.remove(storage.join(root, name))
     for split in present:
         for name in storage.names(storage.join(root, split)):
             if name not in files[split]:
                 storage.remove(storage.join(root, split, name))
-    if not present:
+    storage.sweep(root)
+    if not storage.names(root):
         storage.remove(root)
     # A marker whose shard is gone would hide that it was made again.
     valid = {shard.marker(out).rpartition("/")[2] for shard in planned}

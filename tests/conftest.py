@@ -26,7 +26,7 @@ def encode(samples: np.ndarray, rate: int, container: str, codec: str, *, pictur
         if bit_rate:
             sound.bit_rate = bit_rate
         if pictures:
-            video = sink.add_stream("libx264" if container in ("mp4", "matroska") else "libvpx", rate=10)
+            video = sink.add_stream("libx264" if container in ("mp4", "matroska", "mov") else "libvpx", rate=10)
             video.width, video.height, video.pix_fmt, video.thread_count = 64, 48, "yuv420p", 1
             for index in range(pictures):
                 picture = np.full((48, 64, 3), (index * 40) % 256, np.uint8)

@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+import soundfile
 
 from manifests import media
 from tests.conftest import encode, tone
@@ -100,6 +101,44 @@ def test_damage_in_the_middle_is_survived_and_a_wreck_is_not():
     wreck[start: start + 20000] = rng.integers(0, 256, 20000, np.uint8).tobytes()
     with pytest.raises(media.MediaError, match="packets"):
         media.decode_audio(bytes(wreck))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6, 8])
+def test_any_number_of_channels(channels):
+    tones = np.concatenate([tone(0.5, hertz=200 + 100 * index) for index in range(channels)])
+    target = io.BytesIO()
+    soundfile.write(target, tones.T, 22050, format="WAV", subtype="FLOAT")
+    wave = media.decode_audio(target.getvalue())
+    np.testing.assert_allclose(wave.samples, tones, atol=1e-6)
+
+
+@pytest.mark.parametrize(("suffix", "subtype"), [("AIFF", "PCM_S8"), ("AU", "ULAW"), ("CAF", "FLOAT"),
+                                                 ("W64", "PCM_24")])
+def test_unusual_files_are_kept_and_decode(suffix, subtype):
+    target = io.BytesIO()
+    soundfile.write(target, tone(1.0)[0], 22050, format=suffix, subtype=subtype)
+    parts = media.part(target.getvalue())
+    assert parts["audio"] == target.getvalue()
+    assert pitch(media.decode_audio(parts["audio"]).samples[0], 22050) == pytest.approx(440, abs=1)
+
+
+def test_sound_that_no_container_takes_is_transcoded_without_loss():
+    data = encode(tone(1.0, 22050), 22050, "mov", "pcm_alaw", pictures=5)
+    parts = media.part(data)
+    assert parts["audio_format"] == "wav"
+    np.testing.assert_array_equal(media.decode_audio(parts["audio"]).samples, media.decode_audio(data).samples)
+
+
+def test_absurd_rates_are_refused():
+    target = io.BytesIO()
+    soundfile.write(target, tone(1.0)[0], 10, format="WAV")
+    with pytest.raises(media.MediaError, match="10 Hz"):
+        media.decode_audio(target.getvalue())
+
+
+def test_a_file_that_may_not_be_read_is_not_broken(tmp_path):
+    with pytest.raises(OSError, match="No such file"):
+        media.part(str(tmp_path / "nosuch.wav"))
 
 
 def test_not_a_number_is_silenced():

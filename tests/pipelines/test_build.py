@@ -191,6 +191,47 @@ def test_killed_ten_times_and_finished_is_the_same_to_the_byte(undisturbed, tmp_
     assert not [path for path in out.rglob("*") if path.name.startswith(".tmp-")]
 
 
+CRASH = """
+import os, sys
+from captioners import measured
+from pipelines import __main__ as cli
+measured.VERSION += 1  # captions and shards are made anew, and the build ends as every build does
+left, replace = int(sys.argv[1]), os.replace
+def dying(*names):
+    global left
+    left -= 1
+    if left < 0:
+        os._exit(9)
+    replace(*names)
+os.replace = dying
+sys.exit(cli.main(["build", "--out", sys.argv[2], "--limit", "6", "--workers", "1"]))
+"""
+
+
+@pytest.mark.slow
+def test_dying_at_any_file_of_the_end_is_mended(tmp_path):
+    """Each file appears by a rename; a process that dies instead of the n-th leaves what a kill there leaves."""
+    build(tmp_path / "base", "--limit", "6")
+
+    def run(renames: int, out: Path) -> int:
+        return subprocess.run([sys.executable, "-c", CRASH, str(renames), str(out)], stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL).returncode
+
+    shutil.copytree(tmp_path / "base", tmp_path / "whole")
+    assert run(10**6, tmp_path / "whole") == 0
+    died = 0
+    for renames in range(3, 40, 3):
+        out = tmp_path / str(renames)
+        shutil.copytree(tmp_path / "base", out)
+        code = run(renames, out)
+        died += code == 9
+        assert code in (0, 9) and run(10**6, out) == 0
+        assert promised(out) == promised(tmp_path / "whole"), renames
+        if code == 0:
+            break
+    assert died >= 5
+
+
 def test_status_tells_of_builds_in_flight_ended_and_dead(undisturbed, tmp_path):
     assert "done" in report.status(str(undisturbed)).splitlines()[0]
     assert f"{CLIPS} requested" in report.status(str(undisturbed))
@@ -290,12 +331,13 @@ def test_a_folder_of_everything(tmp_path):
 
 
 def test_real_media(shared_media, tmp_path):
-    assert build(tmp_path / "out", "--source", "folder", "--media", str(shared_media), workers=2)
+    assert build(tmp_path / "out", "--source", "folder", "--media", str(shared_media), workers=2)["fetch"] == 12
     outcome = {key: row["outcome"] for key, row in ledger(tmp_path / "out").items()}
     assert {key for key, reason in outcome.items() if reason == "done"} >= {
         f"music__{name}.mp3" for name in ("bach", "electro_1", "electronic", "sep_drums_1")}
     assert outcome["not-music__speech.wav"] == "speech"
     assert outcome["not-music__rain.mp3"] == "not_music"
-    assert outcome["bad__no_duration.webm"] == "silent"
+    assert outcome["bad__no_duration.webm"] == outcome["bad__video_with_failing_audio.mp4"] == "silent"
+    assert outcome["video__chaplin.mp4"] == outcome["video__big_buck_bunny_0_30.webm"] == "done"
     assert outcome["bad__with-attached-pic.mp3"] in ("silent", "too_short")
     assert all(row["detail"] for row in ledger(tmp_path / "out").values() if row["outcome"] != "done")

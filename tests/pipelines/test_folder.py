@@ -39,15 +39,30 @@ def test_lists_media_and_passes_over_the_rest(tmp_path, capsys):
     assert list(listed(tmp_path, limit=2)) == ["a.mp3", "d.OGV"]
 
 
-def test_a_replaced_file_is_another_revision_and_a_moved_folder_is_not(tmp_path):
+def test_a_replaced_file_and_one_of_another_folder_are_other_revisions(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.mp3").write_bytes(b"x")
     os.utime(tmp_path / "one" / "a.mp3", (1, 1))
     first = listed(tmp_path / "one")["a.mp3"]["revision"]
-    (tmp_path / "one").rename(tmp_path / "two")
-    assert listed(tmp_path / "two")["a.mp3"]["revision"] == first
+    assert listed(tmp_path / "one")["a.mp3"]["revision"] == first
+    (tmp_path / "two").mkdir()
     (tmp_path / "two" / "a.mp3").write_bytes(b"y")
+    os.utime(tmp_path / "two" / "a.mp3", (1, 1))  # as unpacked archives have it: equal sizes, equal times
     assert listed(tmp_path / "two")["a.mp3"]["revision"] != first
+    (tmp_path / "one" / "a.mp3").write_bytes(b"z")
+    assert listed(tmp_path / "one")["a.mp3"]["revision"] != first
+
+
+def test_links_are_followed_to_files_and_the_build_itself_is_left_out(tmp_path, capsys):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.mp3").write_bytes(b"x")
+    (tmp_path / "link.mp3").symlink_to("real/a.mp3")
+    (tmp_path / "folder").symlink_to("real")
+    (tmp_path / "broken.mp3").symlink_to("nosuch")
+    (tmp_path / "data" / "stages").mkdir(parents=True)
+    (tmp_path / "data" / "stages" / "x.arrow").write_bytes(b"x")
+    assert list(listed(tmp_path, out=str(tmp_path / "data"))) == ["link.mp3", "real__a.mp3"]
+    assert "2 files passed over" in capsys.readouterr().err
 
 
 def outcome(path, max_bytes: int = 10**9) -> dict | str:
@@ -71,4 +86,6 @@ def test_fetch_gives_media_or_a_reason(tmp_path):
     assert outcome(tmp_path / "text.mp3") == "decode_error"
     assert outcome(tmp_path / "empty.mp3") == "decode_error"
     assert outcome(tmp_path / "nosuch.mp3") == "unreadable"
+    (tmp_path / "a::b.flac").write_bytes(sound)
+    assert outcome(tmp_path / "a::b.flac")["audio"] == sound
     assert outcome(tmp_path / "film.mp4", max_bytes=len(film) - 1) == "too_large"
