@@ -27,5 +27,5 @@ setup(
         "tqdm",
         "transformers>=5.23,<6",
     ],
-    extras_require={"dev": ["pytest", "pytest-xdist", "ruff"]},
+    extras_require={"dev": ["pytest", "pytest-xdist", "ruff", "soundfile"]},
 )

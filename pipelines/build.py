@@ -24,10 +24,6 @@ def build(options: Options) -> dict:
     """Do what is missing; returns the statistics that are in OUT/stats.json too."""
     out = options.out
     segments = _listed(fetch.segments(options))
-    if options.source == "sample":
-        storage.write_json(storage.join(out, "sample", "truth.json"), sample.truth(segments))
-    else:
-        storage.remove(storage.join(out, "sample"))  # of an earlier build here
     split = {key: _split(row["source_id"], options.assignment) for key, row in segments.items()}
     requested = {dataset: [key for key, row in segments.items()
                            if splits.assign(row["source_id"], dataset, options.assignment)]
@@ -42,6 +38,11 @@ def build(options: Options) -> dict:
     marks = {name: Marks(one.folder(out)) for name, one in stages.items()}
 
     with storage.lock(out), Progress(out, stages, options) as progress, ending.sudden(progress.failed):
+        truth = storage.join(out, "sample", "truth.json")
+        if options.source == "sample":
+            storage.write_json(truth, sample.truth(segments))
+        else:
+            storage.remove(truth)  # of an earlier build here
         index = _index(marks, wanted)
         new = _new(wanted, index, marks["fetch"])
         work = new + _tasks(index, {*_pending(measured, index), *_pending(judged, index)})
