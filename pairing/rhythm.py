@@ -35,8 +35,10 @@ _SAME = 0.035                   # candidates whose periods' logarithms differ by
 # The evidence: how rows of `envelopes` correlate at a lag of so many periods (L bass and kick, M middle, H cymbals,
 # C chord changes; LM, LH and LC across), and what each is worth in log-odds. Fitted to 3,200 synthesised clips of 50
 # styles, with and without drums, in 2, 3, 4 and 6 time, straight, swung, compressed and noisy, slow and fast ones
-# weighing as much as the many between, with an L2 penalty. Of 1,140 other clips of these styles it decides 95 %
-# rightly, and as many of 420 from two generators that took no part in the fit.
+# weighing as much as the many between, with an L2 penalty. The sample corpus is among them, its default seed too. Of
+# 288 clips of four other seeds of it 98.6 % are right; of 1,137 clips of all styles, with new seeds, 95 %, from 99 % of
+# plain ones to 82 % of random loops and melodies; of two generators outside the fit 93 % (240 clips) and 97 % (200).
+# Only the four seeds are a clean test: some dozens of forms and settings were compared on the other sets.
 _PAIRS = ((0, 0), (1, 1), (2, 2), (3, 3), (0, 1), (0, 2), (0, 3))
 _LAGS = (1 / 3, 1 / 2, 2 / 3, 1, 3 / 2, 2)
 _BARS = (3, 4)                  # after which bars repeat: whichever does so better, lest one metre be favoured
