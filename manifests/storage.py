@@ -8,7 +8,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -71,11 +71,10 @@ def create(url: str) -> Iterator:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        # A killed process leaves its temporary file; everything gentler cleans up.
-        if os.path.exists(temporary):
+    finally:
+        # Gone if all went well. A killed process leaves it, for `sweep`; everything gentler cleans up.
+        with suppress(FileNotFoundError):
             os.remove(temporary)
-        raise
 
 
 def write_bytes(url: str, data: bytes) -> None:

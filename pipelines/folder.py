@@ -14,24 +14,26 @@ from manifests import storage
 _MEDIA_TYPES = ("audio", "video")
 _MEDIA_APPLICATIONS = ("application/ogg", "application/mxf", "application/mp4", "application/vnd.rn-realmedia")
 _MAX_ID = 120
+# Of the folder of a build, which may lie in the user's or the other way round.
+_BUILT = ("datasets/", "ledger/", "stages/", "sample/", "lock", "run.json", "stats.json")
 _TYPES = mimetypes.MimeTypes()  # Python's own table: the system's would differ from machine to machine
 
 
 def segments(directory: str, limit: int | None = None, max_bytes: int | None = None, out: str = "") -> Iterator[dict]:
-    """Rows of records.SEGMENT, in the order of their paths; of files under `out`, the build itself, none.
+    """Rows of records.SEGMENT, in the order of their paths; what a build writes in `out` is not among them.
 
     Hidden files, links to folders, and files whose name says that they are something else (text, pictures, archives)
     are not asked for; how many were passed over is told on standard error.
     """
     fs, root = storage.locate(directory)
     root = root.rstrip("/")
-    own = storage.locate(out)[1].rstrip("/") + "/" if out else None
+    own = tuple(storage.join(storage.locate(out)[1], name) for name in _BUILT) if out else ()
     passed, found = 0, 0
     for path, info in sorted(fs.find(root, detail=True, withdirs=True).items()):
         relative = path[len(root) + 1:]
         if info.get("islink") and os.path.isfile(path):
             info = {"type": "file", "size": os.stat(path).st_size, "mtime": os.stat(path).st_mtime}
-        if (info["type"] == "directory" and not info.get("islink")) or (own and path.startswith(own)):
+        if (info["type"] == "directory" and not info.get("islink")) or path.startswith(own):
             continue
         if any(part.startswith(".") for part in relative.split("/")):
             continue

@@ -63,6 +63,13 @@ def test_links_are_followed_to_files_and_the_build_itself_is_left_out(tmp_path, 
     (tmp_path / "data" / "stages" / "x.arrow").write_bytes(b"x")
     assert list(listed(tmp_path, out=str(tmp_path / "data"))) == ["link.mp3", "real__a.mp3"]
     assert "2 files passed over" in capsys.readouterr().err
+    # The other way round: media inside the build's folder, or beside its files.
+    assert list(listed(tmp_path / "real", out=str(tmp_path))) == ["a.mp3"]
+    (tmp_path / "lock").write_bytes(b"")
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "x.arrow").write_bytes(b"x")
+    (tmp_path / "data" / "stages" / "x.arrow").unlink()
+    assert list(listed(tmp_path, out=str(tmp_path))) == ["link.mp3", "real__a.mp3"]
 
 
 def outcome(path, max_bytes: int = 10**9) -> dict | str:
