@@ -11,7 +11,9 @@ setup(
         "apache-beam>=2.77,<3",
         "av>=18,<19",
         "datasets>=5.2,<6",
+        "deno>=2.3",              # the JavaScript runtime that yt-dlp needs for YouTube
         "fsspec",
+        "imageio-ffmpeg>=0.6",    # brings the ffmpeg that yt-dlp calls
         "librosa>=0.11,<0.12",
         "numpy>=2",
         "onnxruntime>=1.20",
@@ -26,6 +28,8 @@ setup(
         "torch>=2.13,<3",
         "tqdm",
         "transformers>=5.23,<6",
+        "yt-dlp>=2026.10.26",
+        "yt-dlp-ejs>=0.8,<0.9",
     ],
-    extras_require={"dev": ["pytest", "pytest-xdist", "ruff", "soundfile"]},
+    extras_require={"dev": ["flask", "flask-cors", "moto[s3]", "pytest", "pytest-xdist", "ruff", "s3fs", "soundfile"]},
 )

@@ -3,9 +3,16 @@
 DONE = "done"
 
 PERMANENT = {
+    "removed": "the source no longer has it (404, 410, deleted, account closed)",
+    "private": "its owner made it private",
+    "geo_blocked": "not available in this country (451 and the like)",
+    "restricted": "only for those who signed in: age, membership, purchase",
+    "unsupported": "what the address gives is no media (a page, a picture, a live stream)",
     "no_audio": "the media has no audio stream",
     "decode_error": "the media cannot be decoded",
+    "over_limits": "took more time or memory than --max-file-seconds or --max-file-memory to decode",
     "too_large": "more bytes than --max-bytes",
+    "too_long": "longer than --max-duration",
     "too_short": "shorter than --min-duration",
     "silent": "no signal, or only for a small part of the time (--max-silence)",
     "too_quiet": "integrated loudness below --min-loudness",
@@ -18,6 +25,13 @@ PERMANENT = {
 
 # Asked again on the next run.
 TRANSIENT = {
+    "bot_check": "the source asked whether we are a robot; the fetching stopped",
+    "rate_limited": "the source asked us to slow down (429); the fetching stopped",
+    "not_asked": "not asked for in this run: the fetching had stopped",
+    "forbidden": "the source refused (403)",
+    "server_error": "the source failed (5xx)",
+    "network": "the connection failed, was too slow or broke off",
+    "interrupted": "its process was killed from outside, for lack of memory perhaps",
     "unreadable": "the file could not be read (gone, no permission, I/O error)",
     "failed": "an unexpected error in our code: a defect, please report the detail",
 }

@@ -11,6 +11,7 @@ SEGMENT = pa.schema([
     ("uri", pa.string()),
     ("start", pa.float64()),        # s into the source; null = all of it
     ("end", pa.float64()),
+    ("video", pa.bool_()),          # whether its picture is wanted, where it has one
     ("revision", pa.string()),
 ])
 

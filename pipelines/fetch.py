@@ -14,7 +14,7 @@ def segments(options: Options) -> Iterable[dict]:
     """Rows of records.SEGMENT: every clip that the build is asked for, each id once."""
     if options.source == "folder":
         return folder.segments(options.media, options.limit, options.max_bytes, options.out)
-    return ({"id": key, "source_id": key, "uri": key, "start": None, "end": None, "revision": str(sample.VERSION)}
+    return ({"id": key, "source_id": key, "uri": key, "start": None, "end": None, "video": True, "revision": str(sample.VERSION)}
             for key in sample.ids(options.seed, options.limit))
 
 

@@ -50,7 +50,7 @@ def segments(directory: str, limit: int | None = None, max_bytes: int | None = N
         if max_bytes is not None and info["size"] > max_bytes:
             revision += f" over {max_bytes}"  # lost as too_large until the limit changes, and looked at again then
         yield {"id": key, "source_id": key, "uri": fs.unstrip_protocol(path) if "://" in directory else path,
-               "start": None, "end": None, "revision": revision}
+               "start": None, "end": None, "video": True, "revision": revision}
     if passed:
         print(f"folder: {passed} files passed over: neither audio nor video by their names, or no plain files",
               file=sys.stderr)
