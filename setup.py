@@ -6,6 +6,7 @@ setup(
     version="0.1.0",
     description="Instruction datasets for multi-modal music models, and the three-stage M2UGen trainer",
     packages=["manifests", "captioners", "pairing", "pipelines", "pipelines.sample", "training"],
+    package_data={"manifests": ["heldout.bin"]},
     python_requires=">=3.11",
     install_requires=[
         "apache-beam>=2.77,<3",

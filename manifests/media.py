@@ -1,11 +1,13 @@
 """Opening media with FFmpeg's libraries (PyAV): probe, decode, take frames, part sound from picture.
 
-Media is bytes, a path or an open binary file. Headers are not believed: durations are counted while decoding.
-Errors are `MediaError`, with a message for a person.
+Media is bytes, a path or an open binary file, made by anybody: FFmpeg reads it through us and opens nothing else, and
+headers are not believed (durations are counted while decoding). What is wrong with the media is `MediaError`, with a
+message for a person; OSError is the file system's, MemoryError is for the caller to judge (pipelines.sandbox).
 """
 import errno
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import av
@@ -21,8 +23,12 @@ _OTHER = {"audio": ("matroska", "mka"), "video": ("matroska", "mkv")}
 # FFmpeg resynchronises after damage (the first packets of a cut MP3, say); more than this is no recording.
 _MAX_BAD_PACKETS = 0.1
 _MAX_VALUES = 2**25  # float32 of one waveform
-_MIN_RATE = 1000     # Hz: below, a header is wrong
-_IO_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO)
+_RATES = range(1000, 768_001)  # Hz: outside, a header is wrong
+_MAX_CHANNELS = 64   # libswresample's own limit
+_MAX_PIXELS = 2**26  # of one picture: 8K has half as many
+# A playlist names files and addresses of its own choosing.
+_OPTIONS = {"protocol_whitelist": "none", "max_pixels": str(_MAX_PIXELS)}
+_BUFFER = 2**16      # bytes read at a time
 
 
 class MediaError(Exception):
@@ -74,16 +80,15 @@ def decode_audio(media, seconds: float | None = None) -> Waveform:
             raise MediaError("there is no audio stream", missing="audio")
         kept, counted, limit, rate, layout, resampler, shape = [], 0, 0, 0, None, None, None
         for frame in _frames(container, stream):
-            if resampler is None:
-                rate, layout = frame.sample_rate, frame.layout.name
-                if rate < _MIN_RATE:
-                    raise MediaError(f"a sample rate of {rate} Hz")
-                limit = _MAX_VALUES // frame.layout.nb_channels
-                if seconds is not None:
-                    limit = min(limit, round(seconds * rate))
             if shape != (frame.format.name, frame.layout.name, frame.sample_rate):
                 # A stream may change in mid-course (chained Ogg, broadcast recordings): bring it to its first form.
                 shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+                _check(frame.sample_rate, frame.layout.nb_channels)
+                if resampler is None:
+                    rate, layout = frame.sample_rate, frame.layout.name
+                    limit = _MAX_VALUES // frame.layout.nb_channels
+                    if seconds is not None:
+                        limit = min(limit, round(seconds * rate))
                 # Packed, because PyAV reads past the planes of eight and more channels.
                 resampler = av.AudioResampler(format="flt", layout=layout, rate=rate)
             for part in resampler.resample(frame):
@@ -140,16 +145,29 @@ def part(media) -> dict[str, bytes | str | None]:
     return {"audio": audio, "audio_format": audio_format, "video": video, "video_format": video_format}
 
 
-def _open(media) -> av.container.InputContainer:
-    if isinstance(media, bytes):
-        media = io.BytesIO(media)
-    elif hasattr(media, "seek"):
-        media.seek(0)
-    try:
-        return av.open(media, metadata_errors="replace")
-    except (av.FFmpegError, ValueError) as error:
-        _raise_io(error)
-        raise MediaError(f"cannot be opened as media: {_words(error)}") from error
+@contextmanager
+def _open(media) -> Iterator[av.container.InputContainer]:
+    # A file's name never reaches FFmpeg: what is in it decides, as it will when all that is left of it is its bytes.
+    with io.BytesIO(media) if isinstance(media, bytes) else (
+            nullcontext(media) if hasattr(media, "seek") else open(media, "rb", buffering=0)) as file:
+        file.seek(0)
+        with _told("cannot be opened as media"):
+            container = av.open(_Source(file), options=_OPTIONS, metadata_errors="replace", buffer_size=_BUFFER)
+        with container:
+            yield container
+
+
+class _Source:
+    """The file as FFmpeg sees it. To seek in vain is an error code to it, as it is in C, and no exception."""
+
+    def __init__(self, file):
+        self.file, self.read, self.tell = file, file.read, file.tell
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self.file.seek(offset, whence)
+        except (OSError, OverflowError, ValueError):
+            return -errno.EINVAL
 
 
 def _read(media) -> bytes:
@@ -163,9 +181,12 @@ def _read(media) -> bytes:
 
 
 def _stream(container, kind: str):
-    """The first stream of that kind that is not a cover picture."""
-    streams = getattr(container.streams, kind)
-    return next((s for s in streams if not s.disposition & av.stream.Disposition.attached_pic), None)
+    """The first stream of that kind that can be decoded and is not a cover picture."""
+    streams = [s for s in getattr(container.streams, kind) if not s.disposition & av.stream.Disposition.attached_pic]
+    found = next((s for s in streams if s.codec_context is not None), None)
+    if kind == "audio" and streams and found is None:
+        raise MediaError("nothing here can decode the audio stream")
+    return found
 
 
 def _codec(stream) -> str:
@@ -189,19 +210,25 @@ def _video(media) -> Iterator[av.VideoFrame]:
 def _packets(container, stream) -> Iterator[av.Packet]:
     try:
         yield from container.demux(stream)
-    except av.FFmpegError as error:
-        _raise_io(error)
+    except MemoryError:
+        raise
+    except IndexError:
+        return  # PyAV, at the end of a file in which streams came up that its beginning did not announce
+    except av.FFmpegError:
         return  # the file ends in mid-packet: what came before stands
 
 
 def _frames(container, stream) -> Iterator:
     """Decoded frames, over damage that FFmpeg can resynchronise from."""
     stream.codec_context.thread_count = 1  # one core a worker: files are what runs in parallel
+    stream.codec_context.options = _OPTIONS
     good = bad = 0
     last = None
     for packet in _packets(container, stream):
         try:
             decoded = packet.decode()
+        except MemoryError:
+            raise
         except av.FFmpegError as error:
             bad, last = bad + 1, error
             continue
@@ -214,29 +241,29 @@ def _frames(container, stream) -> Iterator:
 def _copy(media, kind: str) -> tuple[bytes, str]:
     """The stream's packets in a container of their own, bit-exact from run to run."""
     target = io.BytesIO()
-    with _open(media) as source:
+    with _open(media) as source, _told(f"the {kind} stream cannot be copied"):
         stream = _stream(source, kind)
         container, suffix = _CONTAINERS.get(_codec(stream), _OTHER[kind])
-        try:
-            with av.open(target, "w", format=container, options={"fflags": "+bitexact"}) as sink:
-                copy = sink.add_stream_from_template(stream)
-                for packet in _packets(source, stream):
-                    if packet.size:  # the last one is empty
-                        packet.stream = copy
-                        sink.mux(packet)
-        except (av.FFmpegError, ValueError) as error:
-            raise MediaError(f"the {kind} stream cannot be copied: {_words(error)}") from error
+        with av.open(target, "w", format=container, options={"fflags": "+bitexact"}) as sink:
+            copy = sink.add_stream_from_template(stream)
+            for packet in _packets(source, stream):
+                if packet.size:  # the last one is empty
+                    packet.stream = copy
+                    sink.mux(packet)
     return target.getvalue(), suffix
 
 
 def _transcode(media) -> bytes:
     """The sound as 32-bit float WAV: nothing is lost, but it is larger."""
     target = io.BytesIO()
-    with _open(media) as source, av.open(target, "w", format="wav", options={"fflags": "+bitexact"}) as sink:
+    with (_open(media) as source, _told("the audio stream cannot be converted"),
+          av.open(target, "w", format="wav", options={"fflags": "+bitexact"}) as sink):
         stream = _stream(source, "audio")
+        _check(stream.rate, stream.channels)
         copy = sink.add_stream("pcm_f32le", rate=stream.rate, layout=stream.layout.name)
         resampler = av.AudioResampler(format="flt", layout=stream.layout.name, rate=stream.rate)
         for frame in _frames(source, stream):
+            _check(frame.sample_rate, frame.layout.nb_channels)
             frame.pts = None
             for part in resampler.resample(frame):
                 sink.mux(copy.encode(part))
@@ -244,10 +271,22 @@ def _transcode(media) -> bytes:
     return target.getvalue()
 
 
-def _raise_io(error: Exception) -> None:
-    """FFmpeg's error as OSError where the file system is to blame: that may pass, a broken file will not."""
-    if isinstance(error, av.FFmpegError) and error.errno in _IO_ERRORS:
-        raise OSError(error.errno, error.strerror) from error
+def _check(rate: int, channels: int) -> None:
+    if rate not in _RATES:
+        raise MediaError(f"a sample rate of {rate} Hz")
+    if channels > _MAX_CHANNELS:
+        raise MediaError(f"{channels} channels")
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """FFmpeg's and PyAV's errors as MediaError; MemoryError and the file system's OSError stay what they are."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except (av.FFmpegError, ValueError) as error:
+        raise MediaError(f"{what}: {_words(error)}") from error
 
 
 def _words(error: Exception | None) -> str:

@@ -1,9 +1,12 @@
 """Which dataset and split a source video belongs to: a hash of its id, decided before anything is fetched.
 
 `shared`: every video serves every dataset, with one evaluation fraction. `disjoint`: each video serves one dataset,
-drawn in proportion to the published sizes, with that dataset's own fraction. Either way a video is in one split only.
+drawn in proportion to the published sizes, with that dataset's own fraction. Either way a video is in one split only,
+and one that others measure their models on (`manifests.heldout`) is never in "train".
 """
 import hashlib
+
+from manifests import heldout
 
 # M²UGen's published sizes: (evaluation rows, all rows) (arXiv 2311.11255, section 4).
 SIZES = {"mucaps": (4000, 25966), "muimage": (2500, 12466), "muvideo": (2500, 15703), "muedit": (2000, 12815)}
@@ -17,7 +20,10 @@ def fraction(text: str, salt: str) -> float:
 
 
 def assign(source_id: str, dataset: str, assignment: str) -> str | None:
-    """"train" or "eval", or None where this dataset may not use the video. KeyError, ValueError for unknown names."""
+    """"train" or "eval", or None where this dataset may not use the video. KeyError, ValueError for unknown names.
+
+    A held-out video is "eval" wherever it may be used.
+    """
     if assignment == "shared":
         evaluation, total = (sum(column) for column in zip(*SIZES.values(), strict=True))
     elif assignment == "disjoint":
@@ -26,6 +32,8 @@ def assign(source_id: str, dataset: str, assignment: str) -> str | None:
             return None
     else:
         raise ValueError(f"unknown assignment {assignment!r}; known: {', '.join(ASSIGNMENTS)}")
+    if heldout.holds(source_id):
+        return EVAL
     return EVAL if fraction(source_id, "split") < evaluation / total else TRAIN
 
 

@@ -1,7 +1,7 @@
 """Files on any file system that fsspec knows: a bucket works where a folder does.
 
 What is written appears whole or not at all: under a temporary name and renamed where renaming is atomic (local
-disks), by the store's own put elsewhere.
+disks), by the store's own commit elsewhere. Listings are never cached: other processes write beside this one.
 """
 import fcntl
 import json
@@ -18,7 +18,8 @@ TEMPORARY = ".tmp-"
 
 def locate(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """File system and path. What has no `://` is a local path, whatever else is in its name (`a::b.mp3`, say)."""
-    return fsspec.core.url_to_fs(url) if "://" in url else (LocalFileSystem(), os.path.abspath(url))
+    return (fsspec.core.url_to_fs(url, use_listings_cache=False) if "://" in url
+            else (LocalFileSystem(), os.path.abspath(url)))
 
 
 def join(url: str, *parts: str) -> str:
@@ -61,8 +62,19 @@ def create(url: str) -> Iterator:
     folder, _, name = path.rpartition("/")
     fs.makedirs(folder, exist_ok=True)
     if not isinstance(fs, LocalFileSystem):
-        with fs.transaction, fs.open(path, "wb") as file:
+        # Not `fs.transaction`: that is one for all threads, and would commit what another is in the middle of.
+        file = fs.open(path, "wb", autocommit=False)
+        with suppress(ValueError):
+            fs.transaction.files.remove(file)
+        try:
             yield file
+            file.close()
+        except BaseException:
+            file.discard()
+            with suppress(AttributeError):  # or its finaliser tries to upload what was discarded
+                file.closed = True
+            raise
+        file.commit()
         return
     temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}-{name}"
     try:
@@ -79,9 +91,14 @@ def create(url: str) -> Iterator:
 
 def write_bytes(url: str, data: bytes) -> None:
     """Write, unless the same bytes are there: an unchanged file keeps its time."""
-    if not (exists(url) and read_bytes(url) == data):
+    if exists(url) and read_bytes(url) == data:
+        return
+    fs, path = locate(url)
+    if isinstance(fs, LocalFileSystem):
         with create(url) as file:
             file.write(data)
+    else:
+        fs.pipe_file(path, data)  # one request, and atomic on object stores
 
 
 def write_json(url: str, value, indent: int | None = 1) -> None:
@@ -124,11 +141,12 @@ def remove(url: str) -> None:
 
 
 def sweep(url: str) -> None:
-    """Remove what killed processes left in a folder of ours: temporary files, at any depth."""
+    """Remove what killed processes left in a folder of ours: temporary files and folders, at any depth."""
     fs, path = locate(url)
-    for found in fs.find(path) if fs.isdir(path) else []:
-        if found.rpartition("/")[2].startswith(TEMPORARY):
-            fs.rm_file(found)
+    for found in fs.find(path, withdirs=True) if fs.isdir(path) else []:
+        if found.rstrip("/").rpartition("/")[2].startswith(TEMPORARY):
+            with suppress(FileNotFoundError):  # gone with its folder
+                fs.rm(found, recursive=True)
 
 
 def size(url: str) -> int:

@@ -1,5 +1,8 @@
 """Media for tests, made here: nothing is downloaded, and nothing outside the repository is needed."""
 import io
+import logging
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -15,6 +18,31 @@ def shared_media() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no shared media beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """An S3 server on loopback, for this process and those that it starts; yields its address."""
+    from moto.server import ThreadedMotoServer
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"),
+                            ("AWS_DEFAULT_REGION", "us-east-1"), ("AWS_ENDPOINT_URL", f"http://{host}:{port}")):
+            patch.setenv(name, value)
+        yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(object_store) -> str:
+    """The URL of an empty bucket."""
+    import s3fs
+    name = f"test-{uuid.uuid4().hex}"
+    s3fs.S3FileSystem().mkdir(name)
+    return f"s3://{name}"
 
 
 def encode(samples: np.ndarray, rate: int, container: str, codec: str, *, pictures: int = 0, cover: bool = False,

@@ -1,5 +1,8 @@
 import io
+import struct
+import time
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -134,11 +137,103 @@ def test_absurd_rates_are_refused():
     soundfile.write(target, tone(1.0)[0], 10, format="WAV")
     with pytest.raises(media.MediaError, match="10 Hz"):
         media.decode_audio(target.getvalue())
+    data = bytearray(encode(tone(1.0), 22050, "wav", "pcm_s16le"))
+    data[24:28] = struct.pack("<I", 10**9)
+    with pytest.raises(media.MediaError, match="1000000000 Hz"):
+        media.decode_audio(bytes(data))
+    target = io.BytesIO()
+    soundfile.write(target, np.zeros((1000, 65)), 22050, format="WAV")
+    with pytest.raises(media.MediaError, match="65 channels"):
+        media.decode_audio(target.getvalue())
 
 
 def test_a_file_that_may_not_be_read_is_not_broken(tmp_path):
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(FileNotFoundError):
         media.part(str(tmp_path / "nosuch.wav"))
+    with pytest.raises(IsADirectoryError):
+        media.part(str(tmp_path))
+
+    class Failing(io.BytesIO):
+        def read(self, size: int = -1) -> bytes:
+            if self.tell() > 50_000:
+                raise OSError(5, "Input/output error")
+            return super().read(size)
+
+    with pytest.raises(OSError, match="Input/output error"):
+        media.decode_audio(Failing(encode(tone(10.0), 22050, "wav", "pcm_s16le")))
+
+
+@pytest.mark.parametrize(("name", "playlist"), [
+    ("list.mp3", "ffconcat version 1.0\nfile real.ts\n"),
+    ("list.ffconcat", "ffconcat version 1.0\nfile {folder}/real.ts\n"),
+    ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\nreal.ts\n#EXT-X-ENDLIST\n"),
+    ("list.mp3", "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\nfile://{folder}/real.ts\n#EXT-X-ENDLIST\n"),
+    ("list.mp3", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 40404 RTP/AVP 0\n")])
+def test_no_file_makes_another_be_opened(tmp_path, monkeypatch, name, playlist):
+    monkeypatch.chdir(tmp_path)  # where relative names of a playlist without a place of its own lead
+    (tmp_path / "real.ts").write_bytes(encode(tone(1.0, 48000), 48000, "mpegts", "aac"))
+    path = tmp_path / name
+    path.write_text(playlist.format(folder=tmp_path))
+    for file in (str(path), path.read_bytes()):
+        started = time.monotonic()
+        with pytest.raises(media.MediaError, match="cannot be opened"):
+            media.part(file)
+        assert time.monotonic() - started < 1, "something was waited for"
+
+
+@pytest.mark.parametrize("name", ["list.ffconcat", "list.m3u8"])
+def test_and_the_playlists_are_such_as_would(tmp_path, name):
+    (tmp_path / "real.ts").write_bytes(encode(tone(1.0, 48000), 48000, "mpegts", "aac"))
+    head = "ffconcat version 1.0\nfile" if "concat" in name else "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\n"
+    (tmp_path / name).write_text(f"{head} real.ts\n" if "concat" in name else f"{head}real.ts\n#EXT-X-ENDLIST\n")
+    with av.open(str(tmp_path / name)) as container:
+        assert sum(packet.size for packet in container.demux()) > 5000
+
+
+def test_the_name_of_a_file_decides_nothing(tmp_path):
+    data = encode(tone(1.0), 22050, "flac", "flac")
+    for name in ("a.mp3", "frame%03d.png", "http:x.m3u8", "a.sdp"):
+        (tmp_path / name).write_bytes(data)
+        assert media.part(str(tmp_path / name))["audio_format"] == "flac"
+
+
+def test_sizes_in_headers_are_not_believed(monkeypatch):
+    film = encode(tone(1.0, 48000), 48000, "webm", "libopus", pictures=5)
+    size = b"\x9d\x01\x2a" + struct.pack("<HH", 64, 48)
+    assert size in film
+    with pytest.raises(media.MediaError, match="packets"):
+        media.frames(film.replace(size, size[:3] + struct.pack("<HH", 16383, 16383)), 2)
+    assert media.decode_audio(film.replace(size, size[:3] + bytes(4))).duration == pytest.approx(1.0, abs=0.03)
+    monkeypatch.setitem(media._OPTIONS, "max_pixels", str(64 * 48 - 1))
+    with pytest.raises(media.MediaError, match="packets"):
+        media.frames(film, 2)
+
+
+def test_lengths_in_headers_are_not_believed():
+    data = bytearray(encode(tone(1.0), 22050, "wav", "pcm_s16le"))
+    for length in (0, 2**31 - 1, 2**32 - 1):
+        data[data.index(b"data") + 4: data.index(b"data") + 8] = struct.pack("<I", length)
+        assert media.decode_audio(bytes(data)).duration == 1.0
+    song = bytearray(encode(tone(1.0, 48000), 48000, "ipod", "aac"))
+    place = song.index(b"mdhd") + 20
+    song[place: place + 4] = b"\xff" * 4
+    assert media.decode_audio(bytes(song)).duration == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_lack_of_memory_is_not_the_medias():
+    data = bytearray(encode(tone(1.0, 48000), 48000, "ipod", "aac"))
+    place = data.index(b"stts") + 8
+    data[place: place + 4] = b"\xff" * 4  # entries of a table: FFmpeg sees that it cannot have so much
+    with pytest.raises(MemoryError):
+        media.part(bytes(data))
+
+
+def test_sound_that_nothing_decodes_is_told():
+    data = encode(tone(1.0, 48000), 48000, "matroska", "aac", pictures=5)
+    with pytest.raises(media.MediaError, match="nothing here can decode") as error:
+        media.part(data.replace(b"A_AAC", b"A_XYZ"))
+    assert error.value.missing is None
+    assert media.part(data.replace(b"V_MPEG4/ISO/AVC", b"V_XYZXY/ISO/AVC"))["video"] is None
 
 
 def test_not_a_number_is_silenced():

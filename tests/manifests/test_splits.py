@@ -1,7 +1,10 @@
+import base64
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from manifests import splits
+from manifests import heldout, splits
 
 RECORDED = [12, 19, 24, 28, 34, 39]
 IDS = [f"video-{index}" for index in range(40000)]
@@ -33,6 +36,23 @@ def test_assignment_is_the_same_forever():
     held_out = [index for index, key in enumerate(IDS[:40]) if splits.assign(key, "mucaps", "shared") == "eval"]
     assert held_out == RECORDED
     assert splits.owner("dQw4w9WgXcQ") == "muedit"
+
+
+def test_a_held_out_video_never_trains():
+    packed = Path(heldout.__file__).with_name("heldout.bin").read_bytes()
+    ids = [base64.urlsafe_b64encode(packed[start:start + 8])[:11].decode() for start in range(0, len(packed), 8)]
+    assert len(ids) == 23034
+    for dataset in splits.SIZES:
+        assert {splits.assign(key, dataset, "shared") for key in ids} == {"eval"}
+        assert {splits.assign(key, dataset, "disjoint") for key in ids} == {"eval", None}
+    for key in ids[::50]:
+        given = {dataset: splits.assign(key, dataset, "disjoint") for dataset in splits.SIZES}
+        assert given == dict.fromkeys(splits.SIZES) | {splits.owner(key): "eval"}
+
+
+def test_other_videos_are_where_they_were_before_any_were_held_out():
+    assert splits.assign("dQw4w9WgXcQ", "muedit", "disjoint") == "train"
+    assert splits.assign("AAAAAAAAAAA", "mucaps", "shared") == "train"
 
 
 def test_unknown_names_are_errors():
