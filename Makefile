@@ -9,6 +9,10 @@ DATASETS ?= mucaps
 CAPTIONS ?= measured
 SEED ?= 0
 MEDIA ?=
+SEGMENTS ?=
+ONTOLOGY ?=
+URL ?=
+RUNNER ?=
 LIMIT ?=
 WORKERS ?=
 ARGS ?=
@@ -31,9 +35,11 @@ setup: .venv/ready  ## the environment, in .venv (TORCH_INDEX=URL chooses torch'
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-datasets: setup  ## make the datasets: SOURCE= MEDIA= OUT= LIMIT= DATASETS= WORKERS= CAPTIONS= SEED= ARGS=
+datasets: setup  ## make the datasets: SOURCE= OUT= LIMIT= DATASETS= WORKERS= RUNNER= ARGS= ... (README.md)
 	$(strip $(PY) -m pipelines build --source "$(SOURCE)" --out "$(OUT)" --datasets "$(DATASETS)" \
 		--captions "$(CAPTIONS)" --seed "$(SEED)" $(if $(MEDIA),--media "$(MEDIA)") \
+		$(if $(SEGMENTS),--segments "$(SEGMENTS)") $(if $(ONTOLOGY),--ontology "$(ONTOLOGY)") \
+		$(if $(URL),--url "$(URL)") $(if $(RUNNER),--runner "$(RUNNER)") \
 		$(if $(LIMIT),--limit "$(LIMIT)") $(if $(WORKERS),--workers "$(WORKERS)") $(ARGS))
 
 status: setup  ## of a build in flight or ended: OUT=
@@ -50,6 +56,7 @@ lint: setup  ## ruff
 
 bench: setup  ## speed and memory, to benchmarks/*.json
 	$(PY) benchmarks/floor.py
+	$(PY) benchmarks/audioset.py
 
 lock: setup  ## resolve setup.py anew into requirements.txt
 	$(PY) -m pip install --quiet uv

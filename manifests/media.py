@@ -112,7 +112,9 @@ def frames(media, count: int, short_side: int | None = None) -> np.ndarray:
     chosen = {}
     needed = set(wanted.tolist())
     for index, frame in enumerate(_video(media)):
-        if index in needed:
+        if index not in needed:
+            continue
+        with _told("a picture cannot be converted"):
             scale = min(1.0, short_side / min(frame.width, frame.height)) if short_side else 1.0
             size = {"width": max(2, round(frame.width * scale)), "height": max(2, round(frame.height * scale))}
             picture = frame.reformat(format="rgb24", **size).to_ndarray()
@@ -153,7 +155,7 @@ def _open(media) -> Iterator[av.container.InputContainer]:
         file.seek(0)
         with _told("cannot be opened as media"):
             container = av.open(_Source(file), options=_OPTIONS, metadata_errors="replace", buffer_size=_BUFFER)
-        with container:
+        with container, _told("cannot be decoded"):
             yield container
 
 

@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _build(options) -> int:
     from manifests import storage
     from pipelines import build, report
+    from pipelines.breaker import Breaker
     try:
         stats = build.build(options)
     except (RuntimeError, OSError, ValueError) as error:
@@ -50,6 +51,9 @@ def _build(options) -> int:
         return 1
     print(report.table(stats, storage.read_json(storage.join(options.out, "run.json"))))
     print(f"datasets, ledger, stats.json: {options.out}")
+    if told := Breaker(options.out).told():
+        print(told, file=sys.stderr)
+        return 1
     if not any(numbers["done"] for numbers in stats["datasets"].values()):
         print(f"nothing usable came out: `python -m pipelines ledger {options.out}` says why", file=sys.stderr)
         return 3

@@ -5,11 +5,14 @@ Everything here handles ids and small records; media is touched by the stages' w
 import math
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from manifests import records, shards, splits, storage
 from manifests.outcomes import DONE
-from pipelines import caption, card, duplicates, ending, fetch, measure, report, sample, stage, write
+from pipelines import caption, card, duplicates, ending, fetch, greeting, measure, report, sample, stage, write
 from pipelines import filter as filtering
+from pipelines.audioset import MOST
+from pipelines.breaker import Breaker
 from pipelines.options import Options
 from pipelines.progress import Progress
 from pipelines.stage import Entry, Marks, Stage, Task
@@ -26,32 +29,37 @@ def build(options: Options) -> dict:
     segments = _listed(fetch.segments(options))
     split = {key: _split(row["source_id"], options.assignment) for key, row in segments.items()}
     requested = {dataset: [key for key, row in segments.items()
-                           if splits.assign(row["source_id"], dataset, options.assignment)]
+                           if splits.assign(row["source_id"], dataset, options.assignment)
+                           and fetch.serves(row, dataset, options)]
                  for dataset in options.datasets}
     wanted = {key: segments[key] for keys in requested.values() for key in keys}
 
     fetched = fetch.stage(options)
-    measured = measure.stage(fetched, options.tagger)
+    measured = replace(measure.stage(fetched, options.tagger, options.limits), again=options.retry)
     judged = filtering.stage(measured, options.thresholds)
-    captioned = caption.stage(measured, options.seed)
+    captioned = replace(caption.stage(measured, options.seed), again=options.retry)
     stages = {one.name: one for one in (fetched, measured, judged, captioned)}
     marks = {name: Marks(one.folder(out)) for name, one in stages.items()}
 
-    with storage.lock(out), Progress(out, stages, options) as progress, ending.sudden(progress.failed):
+    local = options.runner == "FnApiRunner"
+    with storage.lock(out), Progress(out, stages, options) as progress, ending.sudden(progress.failed, local):
+        if not local:
+            greeting.greet(out, options.pipeline(), options.worker_timeout)
         truth = storage.join(out, "sample", "truth.json")
         if options.source == "sample":
             storage.write_json(truth, sample.truth(segments))
         else:
             storage.remove(truth)  # of an earlier build here
         index = _index(marks, wanted)
-        new = _new(wanted, index, marks["fetch"])
+        new = _new(fetched, wanted, index, marks["fetch"], options)
         work = new + _tasks(index, {*_pending(measured, index), *_pending(judged, index)})
         if work:
             fresh = sum(len(task.rows) for task in new)
             backlog = len(_pending(measured, index))
             progress.expect(fetch=fresh, measure=fresh + backlog,
                             filter=fresh + backlog + len(_pending(judged, index)))
-            stage.run(out, work, [fetched, measured, judged], options.pipeline())
+            fetchers = options.audioset.fetchers if new and options.audioset else 0
+            stage.run(out, work, [fetched, measured, judged], options.pipeline(workers=fetchers))
             index = _index(marks, wanted)
 
         kept = [key for key, entry in index["filter"].items() if entry.outcome == DONE]
@@ -118,24 +126,30 @@ def _index(marks: Mapping[str, Marks], wanted: Mapping[str, dict]) -> Index:
     return {"fetch": fetched, **later}
 
 
-def _new(wanted: Mapping[str, dict], index: Index, fetched: Marks) -> list[Task]:
+def _new(fetched: Stage, wanted: Mapping[str, dict], index: Index, marks: Marks, options: Options) -> list[Task]:
     """Tasks for what was never fetched, or failed for a reason that may pass.
 
     Sizes follow from all that is wanted, not from what is missing: a resumed build then cuts the rest into the same
     shards as an undisturbed one. About 2·√n of them keep markers few and losses to a kill small.
     """
-    missing = [row for key, row in wanted.items() if key not in index["fetch"] or not index["fetch"][key].settled]
+    source = options.audioset
+    if source and Breaker(options.out).open():
+        return []
+    missing = [row for key, row in wanted.items() if not fetched.settled(index["fetch"].get(key))]
     size = min(max(math.isqrt(len(wanted)) // 2, 4), 512)
-    generation = 1 + max((int(stem[1:5]) for stem in fetched.read), default=0)
-    return [Task(f"g{generation:04d}-{start // size:06d}", rows=tuple(missing[start:start + size]))
-            for start in range(0, len(missing), size)]
+    if source:
+        size = min(size, MOST, max(len(missing) // source.fetchers, 1))
+    generation = 1 + max((int(stem[1:5]) for stem in marks.read), default=0)
+    return [Task(f"g{generation:04d}-{number:06d}", rows=tuple(missing[start:start + size]),
+                 lane=f"fetcher {number % source.fetchers}" if source else "")
+            for number, start in enumerate(range(0, len(missing), size))]
 
 
 def _pending(one: Stage, index: Index) -> list[str]:
     """Keys that the stage's input has and the stage has not settled."""
     own = index[one.name]
     return [key for key, entry in index[one.reads.name].items()
-            if entry.outcome == DONE and not (key in own and own[key].settled)]
+            if entry.outcome == DONE and not one.settled(own.get(key))]
 
 
 def _tasks(index: Index, keys: Iterable[str]) -> list[Task]:
@@ -154,7 +168,9 @@ def _fate(dataset: str, segment: dict, split: str, index: Index, repeats: Mappin
     uri = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in uri)
     fate = {"dataset": dataset, "id": key, "source_id": segment["source_id"], "uri": uri, "split": split}
     for name in ("fetch", "measure", "filter"):
-        entry = index[name][key]
+        entry = index[name].get(key)
+        if entry is None:  # the fetching had stopped before it
+            return fate | {"outcome": "not_asked", "detail": ""}
         if entry.outcome != DONE:
             return fate | {"outcome": entry.outcome, "detail": entry.detail}
     if key in repeats:

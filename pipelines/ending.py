@@ -13,8 +13,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def sudden(tell: Callable[[str], None]) -> Iterator[None]:
-    """While the block runs, such an end calls `tell(why)` and leaves: exit code 1, or 128 + the signal's number."""
+def sudden(tell: Callable[[str], None], local: bool = True) -> Iterator[None]:
+    """While the block runs, such an end calls `tell(why)` and leaves: exit code 1, or 128 + the signal's number.
+
+    `local`: the workers are this machine's; those of another runner are that runner's to watch.
+    """
     def leave(why: str, code: int) -> None:
         print(f"\nthe build ended: {why}\nWhat was done is kept, and the same command goes on from there.",
               file=sys.stderr, flush=True)
@@ -23,7 +26,7 @@ def sudden(tell: Callable[[str], None]) -> Iterator[None]:
 
     def thread_failed(failed: threading.ExceptHookArgs) -> None:
         # Any of the runner's threads that wait for a worker may be the first to see its end.
-        if any("apache_beam" in frame.filename for frame in traceback.extract_tb(failed.exc_traceback)):
+        if local and any("apache_beam" in frame.filename for frame in traceback.extract_tb(failed.exc_traceback)):
             leave("a worker process died, for lack of memory perhaps", 1)
         former_hook(failed)
 

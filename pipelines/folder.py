@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 
 from manifests import storage
+from manifests.outcomes import Loss
+from pipelines.clips import clip
 
 _MEDIA_TYPES = ("audio", "video")
 _MEDIA_APPLICATIONS = ("application/ogg", "application/mxf", "application/mp4", "application/vnd.rn-realmedia")
@@ -54,6 +56,16 @@ def segments(directory: str, limit: int | None = None, max_bytes: int | None = N
     if passed:
         print(f"folder: {passed} files passed over: neither audio nor video by their names, or no plain files",
               file=sys.stderr)
+
+
+def fetch(segment: dict, max_bytes: int) -> dict:
+    """Fields of records.CLIP of a file. To be called in the sandbox."""
+    try:
+        if (size := storage.size(segment["uri"])) > max_bytes:
+            raise Loss("too_large", f"{size} bytes")
+        return clip(segment, storage.local_path(segment["uri"]) or storage.read_bytes(segment["uri"]))
+    except OSError as error:
+        raise Loss("unreadable", error.strerror or str(error)) from error
 
 
 def safe_id(relative: str) -> str:

@@ -1,19 +1,34 @@
 """measure: what each clip sounds like, in numbers, decoded once."""
 from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from manifests import media, records
 from manifests.outcomes import Loss
 from pairing import features
-from pipelines.stage import Stage, tag
+from pipelines import sandbox
+
+if TYPE_CHECKING:
+    from pipelines.stage import Stage
 
 ANALYSED = 120.0  # s: the beginning of a longer track stands for it, and bounds the memory
 _SHORTEST = 0.25  # s: below, there is nothing to measure
 
 
-def stage(fetch: Stage, tagger: tuple[str, str] | None) -> Stage:
-    """`tagger`: name and revision of the audio tagger, where one is used."""
+def stage(fetch: "Stage", tagger: tuple[str, str] | None, limits: sandbox.Limits) -> "Stage":
+    """`tagger`: name and revision of the audio tagger, where one is used. `limits` change no measurement."""
+    from pipelines.stage import Stage, tag  # Beam, which the sandboxed process does without
+    name = tagger and tagger[0]
     return Stage("measure", tag(features.VERSION, {"analysed": ANALYSED, "tagger": tagger}, fetch), records.MEASUREMENT,
-                 partial(measure, tagger=tagger and tagger[0]), reads=fetch, columns=("id", "audio"))
+                 partial(sandbox.call, partial(measure, tagger=name), limits=limits,
+                         prepare=partial(_load, name) if name else None), reads=fetch, columns=("id", "audio"))
+
+
+def _load(tagger: str) -> None:
+    """The model is no clip's: neither its time nor its memory."""
+    from pairing import tagging
+    tagging.music(np.zeros(tagging.RATE, np.float32), tagger)
 
 
 def measure(clip: dict, tagger: str | None = None) -> dict:

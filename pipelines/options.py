@@ -3,6 +3,7 @@ import argparse
 import os
 import shlex
 import sys
+import urllib.parse
 from dataclasses import dataclass, fields
 
 import apache_beam as beam
@@ -10,13 +11,17 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from manifests import splits, storage
-from pipelines import sample
+from manifests import outcomes, splits, storage
+from manifests.audioset import EXCLUDED
+from manifests.official import official
+from pipelines import audioset, download, sample
 from pipelines.filter import Thresholds
+from pipelines.sandbox import Limits
 from pipelines.write import DATASETS
 
-SOURCES = ("sample", "folder")
-_ASSIGNMENT = {"sample": "shared", "folder": "shared"}
+SOURCES = ("sample", "folder", "audioset")
+_ASSIGNMENT = {"sample": "shared", "folder": "shared", "audioset": "disjoint"}
+_YOUTUBE_RATE = 300.0  # videos an hour: about what a session may ask for before it is stopped, by yt-dlp's users
 
 
 @dataclass(frozen=True)
@@ -31,20 +36,27 @@ class Options:
     seed: int
     assignment: str
     max_bytes: int
+    audioset: audioset.Source | None
+    limits: Limits
+    retry: tuple[str, ...]
     tagger: tuple[str, str] | None  # name and revision
     thresholds: Thresholds
     runner: str
     flags: tuple[str, ...]  # the runner's own
+    worker_timeout: float
 
-    def pipeline(self, small: bool = False) -> beam.Pipeline:
-        """An empty pipeline on the chosen runner. `small`: done here before processes would have started."""
+    def pipeline(self, small: bool = False, workers: int = 0) -> beam.Pipeline:
+        """An empty pipeline on the chosen runner. `small`: done here before processes would have started.
+
+        `workers`: so many processes here at least, for work that waits more than it computes.
+        """
         if self.runner != "FnApiRunner":
             return beam.Pipeline(options=PipelineOptions([f"--runner={self.runner}", *self.flags]))
         # Named explicitly: DirectRunner would try to download Prism first. One worker is this process.
         command = f"exec {shlex.quote(sys.executable)} -m pipelines.worker"
-        where = SubprocessSDKEnvironment.from_command_string(command) if self.workers > 1 and not small else None
-        return beam.Pipeline(FnApiRunner(where),
-                             PipelineOptions([f"--direct_num_workers={self.workers if where else 1}"]))
+        workers = max(self.workers, workers)
+        where = SubprocessSDKEnvironment.from_command_string(command) if workers > 1 and not small else None
+        return beam.Pipeline(FnApiRunner(where), PipelineOptions([f"--direct_num_workers={workers if where else 1}"]))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,12 +72,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="one evaluation fraction for all datasets, or each video in one dataset (default: "
                              + ", ".join(f"{source}: {name}" for source, name in _ASSIGNMENT.items()) + ")")
     parser.add_argument("--max-bytes", type=_count, default=2**31, help="larger files are lost (default: 2 GiB)")
+    parser.add_argument("--max-duration", type=float, default=3600.0,
+                        help="audioset: seconds; longer tracks are lost as too_long (default: 3600)")
+    parser.add_argument("--max-file-seconds", type=float, default=Limits.seconds,
+                        help=f"to fetch or decode one file (default: {Limits.seconds:g})")
+    parser.add_argument("--max-file-memory", type=_count, default=Limits.memory,
+                        help=f"bytes, to decode one file (default: {Limits.memory})")
+    parser.add_argument("--retry", action="append", default=[], metavar="REASON",
+                        help="ask again for what was lost for this reason for good (may be given several times)")
+    asked = parser.add_argument_group("source audioset")
+    asked.add_argument("--segments", help="comma-separated segment lists (default: the official three)")
+    asked.add_argument("--ontology", help="AudioSet's ontology.json (default: the official one)")
+    asked.add_argument("--exclude", action="append", metavar="CLASS",
+                       help="a class whose segments are left out, with all below it; none = leave nothing out (may be "
+                            "given several times; default: speech and sounds that are no music)")
+    asked.add_argument("--url", default=download.YOUTUBE, help=f"with {{id}} (default: {download.YOUTUBE})")
+    asked.add_argument("--mucaps-span", choices=audioset.SPANS, default=audioset.SPANS[0],
+                       help="what of a video MUCaps takes: its whole sound track, or the labelled segment")
+    asked.add_argument("--rate", type=float, help="videos an hour, over all fetchers; 0 = as fast as it goes (default: "
+                                                  f"{_YOUTUBE_RATE:g} for YouTube, else 0)")
+    asked.add_argument("--fetchers", type=_count, default=4, help="how many videos are fetched at a time (default: 4)")
+    asked.add_argument("--cookies", help="a cookies.txt for yt-dlp")
+    asked.add_argument("--proxy", help="a proxy's URL for yt-dlp")
+    asked.add_argument("--user-agent", help="for yt-dlp")
+    asked.add_argument("--format", help="a format selector of yt-dlp's, in place of ours")
     parser.add_argument("--tagger", help="an AST audio tagger (Hub id or directory) that tells what is music")
     for threshold in fields(Thresholds):
         parser.add_argument(f"--{threshold.name.replace('_', '-')}", type=float, default=threshold.default,
                             help=f"{threshold.metadata['help']} (default: {threshold.default:g})")
     parser.add_argument("--runner", default="FnApiRunner",
                         help="a Beam runner; flags that are not listed here are passed on to it")
+    parser.add_argument("--worker-timeout", type=float, default=900.0,
+                        help="seconds until a worker of another runner must have answered (default: 900)")
 
 
 def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: list[str]) -> Options:
@@ -90,6 +128,12 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
             sample.ids(values.seed, values.limit)
         except ValueError as error:
             parser.error(str(error))
+    if unknown := [reason for reason in values.retry if reason not in outcomes.REASONS or reason == "duplicate"]:
+        parser.error(f"--retry: unknown {', '.join(unknown)}; known: "
+                     + ", ".join(reason for reason in outcomes.PERMANENT if reason != "duplicate"))
+    for name in ("max_duration", "max_file_seconds", "worker_timeout"):
+        if not 0 < getattr(values, name) < float("inf"):
+            parser.error(f"--{name.replace('_', '-')}: must be more than 0")
     if "dask" in values.runner.lower():
         parser.error("--runner: Beam's DaskRunner loses data silently; use FnApiRunner here, or Flink, Spark, Dataflow")
     if rest and values.runner == "FnApiRunner":
@@ -106,10 +150,42 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
         except ValueError as error:
             parser.error(str(error))
     thresholds = Thresholds(**{threshold.name: getattr(values, threshold.name) for threshold in fields(Thresholds)})
-    return Options(values.source, storage.absolute(values.out), values.media and storage.absolute(values.media),
-                   values.limit, datasets, values.workers, values.captions, values.seed,
-                   values.assignment or _ASSIGNMENT[values.source], values.max_bytes, tagger, thresholds,
-                   values.runner, tuple(rest))
+    return Options(
+        source=values.source, out=storage.absolute(values.out), media=values.media and storage.absolute(values.media),
+        limit=values.limit, datasets=datasets, workers=values.workers, captions=values.captions, seed=values.seed,
+        assignment=values.assignment or _ASSIGNMENT[values.source], max_bytes=values.max_bytes,
+        audioset=_audioset(parser, values), limits=Limits(values.max_file_seconds, values.max_file_memory),
+        retry=tuple(values.retry), tagger=tagger, thresholds=thresholds, runner=values.runner, flags=tuple(rest),
+        worker_timeout=values.worker_timeout)
+
+
+def _audioset(parser: argparse.ArgumentParser, values: argparse.Namespace) -> audioset.Source | None:
+    if values.source != "audioset":
+        if given := [f"--{name}" for name in ("segments", "ontology", "exclude", "cookies", "proxy", "format")
+                     if getattr(values, name) is not None]:
+            parser.error(f"{', '.join(given)}: goes with --source audioset")
+        return None
+    if (values.segments is None) != (values.ontology is None):
+        parser.error("--segments and --ontology go together; without both, the official files are fetched")
+    address = urllib.parse.urlsplit(values.url)
+    if address.scheme not in ("http", "https") or not address.netloc or "{id}" not in values.url:
+        parser.error(f"--url: an http(s) address with {{id}} in it, not {values.url}")
+    if values.cookies and not os.path.isfile(values.cookies):
+        parser.error(f"--cookies: no such file: {values.cookies}")
+    rate = values.rate if values.rate is not None else _YOUTUBE_RATE if values.url == download.YOUTUBE else 0.0
+    if not 0 <= rate < float("inf"):
+        parser.error(f"--rate: must be 0 or more, not {rate}")
+    settings = download.Settings(values.url, values.cookies and os.path.abspath(values.cookies), values.proxy,
+                                 values.user_agent, values.format, values.max_bytes, values.max_duration)
+    if missing := download.preflight(settings):
+        parser.error(missing)
+    try:
+        lists, ontology = ((values.segments.split(","), values.ontology) if values.segments else official())
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    exclude = EXCLUDED if values.exclude is None else [name for name in values.exclude if name != "none"]
+    return audioset.Source(tuple(map(storage.absolute, lists)), storage.absolute(ontology), tuple(exclude),
+                           values.mucaps_span, settings, values.fetchers, rate)
 
 
 def _count(text: str) -> int:

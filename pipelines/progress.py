@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -108,4 +109,5 @@ class Progress:
                     print(bar, file=sys.stderr, flush=True)
             self.run["updated"] = time.time()
             self.run["seconds"] = self.run["updated"] - self.run["started"]
-            storage.write_json(storage.join(self.out, "run.json"), self.run)
+            with suppress(OSError):  # a full disk ends the work where results are written, not here
+                storage.write_json(storage.join(self.out, "run.json"), self.run)

@@ -5,8 +5,10 @@ what became of each key, a digest of its row, and what it cost. Everything that 
 these markers, so it is the same for any runner. TAG changes with the stage's version and parameters and with those of
 the stage that it reads: bumping one redoes it and what follows, nothing before.
 """
+import errno
 import hashlib
 import json
+import platform
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,17 +21,29 @@ from threadpoolctl import threadpool_limits
 
 from manifests import shards, storage
 from manifests.outcomes import DONE, TRANSIENT, Loss
+from pipelines.sandbox import Failed, cpu_seconds
+
+_KNOWN = ("id", "source_id", "revision")  # of a row's input: kept for losses, too
+_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors that are no clip's fault, and would meet them all
+
+
+class Stop(Exception):
+    """A stage's `each` raises it to end its work for this run: what follows is not asked for, and nothing is lost."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`each` turns an input row (a dict) into the fields of `schema`, or raises Loss. It must be picklable."""
+    """`each` turns an input row (a dict) into the fields of `schema`, or raises Loss or Stop. It must be picklable."""
     name: str
     tag: str
     schema: pa.Schema
     each: Callable[[dict], dict]
     reads: "Stage | None" = None              # None: its rows come with the task
     columns: tuple[str, ...] | None = None    # what it needs of them; None = all
+    again: tuple[str, ...] = ()               # permanent reasons that are asked again in this run
+
+    def settled(self, entry: "Entry | None") -> bool:
+        return entry is not None and entry.outcome not in TRANSIENT and entry.outcome not in self.again
 
     def folder(self, out: str) -> str:
         return storage.join(out, "stages", self.name, self.tag)
@@ -37,10 +51,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Task:
-    """One shard's worth of work. `keys` None = every key that the input has; `rows` = the input of a first stage."""
+    """One shard's worth of work. `keys` None = every key that the input has; `rows` = the input of a first stage.
+
+    Tasks of one `lane` are done one after the other, by one worker at a time; without one, wherever there is room.
+    """
     shard: str
     keys: tuple[str, ...] | None = None
     rows: tuple[dict, ...] = ()
+    lane: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,10 +72,6 @@ class Entry:
     revision: str | None
     sha256: str | None  # of its media
     bytes: int          # of media in the row
-
-    @property
-    def settled(self) -> bool:
-        return self.outcome not in TRANSIENT
 
 
 @dataclass
@@ -118,7 +132,7 @@ def missing(stage: Stage, task: Task, own: dict[str, Entry], before: dict[str, E
         wanted = [key for key, entry in before.items() if entry.outcome == DONE]
     allowed = None if task.keys is None else set(task.keys)
     return [key for key in wanted
-            if (allowed is None or key in allowed) and not (key in own and own[key].settled)]
+            if (allowed is None or key in allowed) and not stage.settled(own.get(key))]
 
 
 def run(out: str, tasks: Iterable[Task], stages: list[Stage], pipeline: beam.Pipeline) -> None:
@@ -127,9 +141,14 @@ def run(out: str, tasks: Iterable[Task], stages: list[Stage], pipeline: beam.Pip
     Only tasks' names and small rows cross the shuffle. An error that is no Loss of one key ends the run.
     """
     with pipeline:
-        work = pipeline | "tasks" >> beam.Create(list(tasks)) | beam.Reshuffle()
+        work = (pipeline | "tasks" >> beam.Create([(task.lane or task.shard, task) for task in tasks])
+                | "lanes" >> beam.GroupByKey() | "in order" >> beam.FlatMap(_in_order))
         for stage in stages:
             work = work | stage.name >> beam.ParDo(_Run(stage, out))
+
+
+def _in_order(lane: tuple[str, Iterable[Task]]) -> list[Task]:
+    return sorted(lane[1], key=lambda task: task.shard)
 
 
 class _Run(beam.DoFn):
@@ -162,35 +181,62 @@ def _inputs(stage: Stage, task: Task, todo: list[str], before: dict[str, Entry])
 
 
 def _commit(stage: Stage, attempt: str, todo: list[str], inputs: Iterator[dict]) -> None:
-    """Write the shard, then its marker. Exactly one row for each key of `todo`, or nothing."""
-    wall, cpu = time.time(), time.process_time()
+    """Write the shard, then its marker: one row for each key of `todo`, or of those that came before a Stop."""
+    wall, cpu = time.time(), _cpu_seconds()
     marks: dict[str, dict] = {}
+    stopped = False
 
     def results() -> Iterator[dict]:
+        nonlocal stopped
         for row in inputs:
-            key = row["id"]
-            # What the input row knows already (ids, revision) is kept for losses, too.
-            result = {name: row.get(name) for name in stage.schema.names} | {"outcome": DONE, "detail": ""}
             try:
-                result |= stage.each(row)
-            except Loss as loss:
-                result |= {"outcome": loss.reason, "detail": loss.detail}
-            except Exception as error:  # one key's defect must not cost the others; it is told, and tried again
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                result |= {"outcome": "failed",
-                           "detail": f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"}
-            marks[key] = {"outcome": result["outcome"], "digest": _digest(result)}
-            marks[key] |= {name: result[name] for name in ("detail", "revision", "sha256") if result.get(name)}
+                result = _result(stage, row)
+            except Stop:
+                stopped = True
+                return
+            marks[row["id"]] = {"outcome": result["outcome"], "digest": _digest(result)}
+            marks[row["id"]] |= {name: result[name] for name in ("detail", "revision", "sha256") if result.get(name)}
             if media := sum(len(value) for value in result.values() if isinstance(value, bytes)):
-                marks[key]["bytes"] = media
+                marks[row["id"]]["bytes"] = media
             yield result
 
     shards.write(f"{attempt}.arrow", stage.schema, results())
-    if set(marks) != set(todo):
+    if stopped and not marks:
+        storage.remove(f"{attempt}.arrow")
+        return
+    if set(marks) != set(todo) and not stopped:
         raise RuntimeError(f"{attempt}: keys {sorted(set(todo) ^ set(marks))[:5]} went missing between the stages; "
                            "remove the input shard to have it made again")
     storage.write_json(f"{attempt}.json", {"rows": marks, "started": wall, "seconds": time.time() - wall,
-                                           "cpu_seconds": time.process_time() - cpu}, indent=None)
+                                           "cpu_seconds": _cpu_seconds() - cpu}, indent=None)
+
+
+def _cpu_seconds() -> float:
+    """Of this process, and of what the sandbox did for this thread."""
+    return time.process_time() + cpu_seconds()
+
+
+def _result(stage: Stage, row: dict) -> dict:
+    """The stage's row for one key, whatever became of it; an error that would meet every key ends the run."""
+    result = dict.fromkeys(stage.schema.names) | {"outcome": DONE, "detail": ""}
+    result |= {name: row[name] for name in _KNOWN if name in result and name in row}
+    try:
+        return result | stage.each(row)
+    except Loss as loss:
+        return result | {"outcome": loss.reason, "detail": loss.detail}
+    except Stop:
+        raise
+    except ImportError as error:
+        raise RuntimeError(f"{stage.name}: a package is missing on worker {platform.node()}: {error}; "
+                           "install this distribution and all it requires there") from error
+    except Exception as error:  # one key's defect must not cost the others; it is told, and tried again
+        if isinstance(error, OSError) and error.errno in _MACHINE:
+            raise
+        if isinstance(error, Failed):  # in the sandbox, which says where
+            return result | {"outcome": "failed", "detail": str(error)}
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return result | {"outcome": "failed",
+                         "detail": f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"}
 
 
 def _digest(row: dict) -> str:

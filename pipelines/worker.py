@@ -27,4 +27,5 @@ if __name__ == "__main__":
     threading.excepthook = lambda _: os._exit(1)  # a thread of the harness that fails has lost its launcher
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     from apache_beam.runners.worker import sdk_worker_main
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # Beam prints what it raises as well
     sdk_worker_main.main(sys.argv)

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from pipelines import fetch, folder
+from pipelines import folder
 from tests.conftest import encode, tone
 
 
@@ -76,7 +76,7 @@ def outcome(path, max_bytes: int = 10**9) -> dict | str:
     from manifests.outcomes import Loss
     segment = {"id": "a", "source_id": "a", "uri": str(path)}
     try:
-        return fetch._from_folder(segment, max_bytes)
+        return folder.fetch(segment, max_bytes)
     except Loss as loss:
         return loss.reason
 

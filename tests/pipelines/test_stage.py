@@ -1,6 +1,10 @@
 """Stages over real Beam pipelines, with work that leaves a trace of how often it was done."""
 import argparse
+import errno
+import itertools
 import os
+import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -151,3 +155,71 @@ def test_an_input_shard_that_lost_rows_is_an_error_that_names_it(tmp_path, log):
     with pytest.raises(RuntimeError, match=r"\['b'\] went missing"):
         stage.run(out, [Task("g0001-000000")], stages, pipeline())
     assert not storage.exists(f"{stages[1].folder(out)}/g0001-000000.0.json")
+
+
+def stop_at_c(row: dict, log: str) -> dict:
+    if row["id"] == "c" and not os.path.exists(f"{log}.better"):
+        raise stage.Stop
+    return read_value(row, log)
+
+
+def test_a_stop_keeps_what_came_before_and_loses_nothing(tmp_path, log):
+    out = str(tmp_path / "out")
+    first = Stage("read", "v1", SCHEMA, partial(stop_at_c, log=str(log)))
+    work = [Task("g0001-000000", rows=({"id": "a", "number": 0}, {"id": "c", "number": 1}, {"id": "b", "number": 2})),
+            Task("g0001-000001", rows=({"id": "c", "number": 1},))]
+    stage.run(out, work, [first], pipeline())
+    assert {key: entry.outcome for key, entry in Marks(first.folder(out)).refresh().index().items()} == {"a": "done"}
+    assert storage.names(first.folder(out)) == ["g0001-000000.0.arrow", "g0001-000000.0.json"]
+    (tmp_path / "log.better").touch()
+    stage.run(out, work, [first], pipeline())
+    assert done(log) == ["read a", "read b", "read c", "read c"]
+    assert set(Marks(first.folder(out)).refresh().index()) == {"a", "b", "c"}
+
+
+def with_time(row: dict, log: str) -> dict:
+    begin = time.monotonic()
+    time.sleep(0.05)
+    with open(log, "a") as file:
+        file.write(f"{row['id']} {os.getpid()} {begin} {time.monotonic()}\n")
+    return {"value": 0}
+
+
+def test_a_lane_is_one_after_the_other(tmp_path, log):
+    """With three processes for four lanes: within a lane nothing overlaps, and the order is that of the tasks."""
+    one = Stage("read", "v1", SCHEMA, partial(with_time, log=str(log)))
+    work = [Task(f"g0001-{number:06d}", rows=tuple({"id": f"{number:02d}-{row}", "number": 0} for row in range(2)),
+                 lane=f"lane {number % 4}") for number in range(12)]
+    stage.run(str(tmp_path / "out"), work, [one], pipeline(workers=3))
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert len({process for _, process, *_ in lines}) > 1, "or nothing could have overlapped"
+    for lane in range(4):
+        mine = [line for line in lines if int(line[0][:2]) % 4 == lane]
+        assert [line[0] for line in mine] == sorted(line[0] for line in mine)
+        assert all(float(before[3]) <= float(after[2]) for before, after in itertools.pairwise(mine))
+
+
+def broken(row: dict, kind: str) -> dict:
+    if kind == "import":
+        import nosuchpackage  # noqa: F401
+    raise OSError(getattr(errno, kind), os.strerror(getattr(errno, kind)))
+
+
+@pytest.mark.parametrize(("kind", "words"), [
+    ("import", "a package is missing on worker .* No module named 'nosuchpackage'"), ("ENOSPC", "No space left"),
+    ("EROFS", "Read-only file system")])
+def test_what_would_meet_every_clip_ends_the_run(tmp_path, kind, words):
+    one = Stage("read", "v1", SCHEMA, partial(broken, kind=kind))
+    with pytest.raises((RuntimeError, OSError), match=words):
+        stage.run(str(tmp_path / "out"), tasks("a"), [one], pipeline())
+    assert not [name for name in storage.names(one.folder(str(tmp_path / "out"))) if name.endswith(".json")]
+
+
+def test_permanent_losses_are_asked_again_on_demand(tmp_path, log):
+    out, stages = str(tmp_path / "out"), chain(log)
+    stage.run(out, tasks("a", "gone-1"), stages, pipeline())
+    done(log)
+    stage.run(out, tasks("a", "gone-1"), [replace(stages[0], again=("speech",)), stages[1]], pipeline())
+    assert done(log) == []
+    stage.run(out, tasks("a", "gone-1"), [replace(stages[0], again=("no_audio",)), stages[1]], pipeline())
+    assert done(log) == ["read gone-1"]

@@ -1,0 +1,83 @@
+"""Ask another runner's workers, before any work, whether they are there and are ours.
+
+A worker whose PATH leads to another Python never answers, and the runner waits for it for ever; one that lacks a
+package, runs other code or cannot reach OUT would lose every clip. All of these are errors at the start instead.
+"""
+import hashlib
+import importlib
+import platform
+import time
+import uuid
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.runners.runner import PipelineState
+
+import captioners
+import manifests
+import pairing
+import pipelines
+from manifests import storage
+
+_NEEDED = ("av", "datasets", "fsspec", "numpy", "onnxruntime", "pyarrow", "pyloudnorm", "scipy", "silero_vad", "soxr",
+           "threadpoolctl", "yt_dlp")
+_LOOK = 0.2  # s
+_ENDED = (PipelineState.FAILED, PipelineState.CANCELLED, PipelineState.DONE)
+
+
+def greet(out: str, pipeline: beam.Pipeline, timeout: float) -> None:
+    """Run a job that answers through OUT; RuntimeError says what is wrong, after `timeout` seconds at the latest."""
+    url = storage.join(out, "stages", f"{storage.TEMPORARY}greeting-{uuid.uuid4().hex}.json")
+    _ = pipeline | "greeting" >> beam.Create([url]) | "answer" >> beam.Map(_answer, code=_code())
+    result, deadline = pipeline.run(), time.time() + timeout
+    try:
+        while not storage.exists(url):
+            state = result.state
+            if state in _ENDED and not storage.exists(url):
+                if state == PipelineState.DONE:
+                    raise RuntimeError(f"a worker ran, but what it wrote is not in {out}: OUT must be the same place "
+                                       "for every machine, a shared folder or a bucket")
+                try:
+                    result.wait_until_finish()
+                except Exception as error:
+                    raise RuntimeError(f"the workers could not run a first job: {error}") from error
+                raise RuntimeError(f"the runner ended the first job: {state}")
+            if time.time() > deadline:
+                result.cancel()
+                raise RuntimeError(
+                    f"no worker answered within {timeout:g} s (--worker-timeout). Is one running where the runner "
+                    "looks for it, and is the `python` that it starts, the first on its PATH, the one that this "
+                    "distribution is installed in?")
+            time.sleep(_LOOK)
+        answer = storage.read_json(url)
+        result.wait_until_finish()
+    finally:
+        storage.remove(url)
+    if answer["wrong"]:
+        raise RuntimeError(f"worker {answer['worker']}: {answer['wrong']}")
+
+
+def _answer(url: str, code: str) -> None:
+    """On the worker: say what is wrong there."""
+    absent = []
+    for name in _NEEDED:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            absent.append(f"{name} ({error})")
+    wrong = ""
+    if absent:
+        wrong = f"a package is missing: {', '.join(absent)}; install this distribution and all that it requires there"
+    elif _code() != code:
+        wrong = "it has another version of this distribution than the machine that starts the build; install the same"
+    storage.write_json(url, {"worker": platform.node(), "wrong": wrong})
+
+
+def _code() -> str:
+    """A hash of this distribution's source."""
+    found = hashlib.sha256()
+    for package in (captioners, manifests, pairing, pipelines):
+        root = Path(package.__file__).parent
+        for path in sorted(root.rglob("*.py")):
+            found.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return found.hexdigest()
