@@ -7,7 +7,7 @@ message for a person; OSError is the file system's, MemoryError is for the calle
 import errno
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import av
@@ -143,7 +143,10 @@ def part(media) -> dict[str, bytes | str | None]:
             audio, audio_format = _copy(media, "audio")
         except MediaError:  # PCM of unusual kinds, out of AVI or QuickTime: no container of ours takes it as it is
             audio, audio_format = _transcode(media), "wav"
-    video, video_format = _copy(media, "video") if found.video else (None, None)
+    video, video_format = None, None
+    if found.video:
+        with suppress(MediaError):  # a picture that cannot be copied is none; the sound is sound
+            video, video_format = _copy(media, "video")
     return {"audio": audio, "audio_format": audio_format, "video": video, "video_format": video_format}
 
 

@@ -29,14 +29,15 @@ import psutil
 from manifests import media
 from manifests.cut import cut
 from manifests.media import MediaError
-from manifests.outcomes import Loss
+from manifests.outcomes import TRANSIENT, Loss
 
 YOUTUBE = "https://www.youtube.com/watch?v={id}"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TIMEOUT = 20      # s without a byte, then the connection counts as broken
 _RETRIES = 2       # after a connection broke or a server failed
 _WAIT = 1          # s before each
-_BREAKS = 2        # of ffmpeg's connection, each mended once, then it is given up
+_BREAKS = 8        # of ffmpeg's connection, each mended once, then it is given up
+_TIMEOUTS = 2      # likewise
 _LEAD, _TAIL = 1.0, 0.5  # s beyond the segment: decoders warm up, and the frame on display at its start is older
 _SHORT = 0.1       # s that a segment may lack: AudioSet's ends are rounded
 _ROUNDED = 1.0     # s that a told duration may be wrong by: YouTube's are whole seconds
@@ -44,35 +45,24 @@ _SOUND = "ba/b/bv*"  # at last a picture alone: to find that there is no sound n
 _PICTURE = "bv*[height<=?480]+ba/b[height<=?480]/bv*+ba/b/bv*"
 _FILE = "media.mkv"  # whatever its format: nobody goes by the name
 
-# Our errors, never the clip's. (A socket's are others, and wrapped in TransportError.)
-_MACHINE = {errno.ENOSPC: "No space left on device", errno.EROFS: "Read-only file system",
-            errno.EDQUOT: "Disk quota exceeded", errno.EMFILE: "Too many open files",
-            errno.ENFILE: "Too many open files in system", errno.EFBIG: "File too large",
-            errno.ENOMEM: "Cannot allocate memory"}
-# What ffmpeg says where a connection broke; an unknown length, 2**64 - 1, is no promise that was broken.
-_BROKEN = re.compile(r"Stream ends prematurely at \d+, should be (?!18446744073709551615)|Connection (?:reset|refused)"
-                     r"|timed out|Network is unreachable|No route to host|Failed to resolve|Broken pipe")
-# It went on from where it was, and what it takes for the segment is not.
-_LOST = re.compile(r"could not seek|Seek to desired resync point failed")
+# This machine's errors, never the clip's. (A socket's are others.)
+_MACHINE = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# What ffmpeg reports, at the beginning of a line: further in are the words of whoever made the file. That a
+# connection broke; an unknown length, 2**64 - 1, is no promise that was broken.
+_BROKEN = re.compile(r"^\[.*(Stream ends prematurely at \d+, should be (?!18446744073709551615)|timed out|Broken pipe|"
+                     r"Connection reset|Connection refused|Network is unreachable|No route to host|Failed to resolve)",
+                     re.MULTILINE)
+_REFUSED = re.compile(r"^\[.*(?:HTTP error|Server returned) (\d{3})\b", re.MULTILINE)
+# That it went on from where it was: what it takes for the segment is not.
+_LOST = re.compile(r"^\[.*(could not seek|Seek to desired resync point failed)", re.MULTILINE)
+_INPUT = re.compile(r"^Input #0", re.MULTILINE)
+_AUDIO = re.compile(r"^ +Stream #0.*: Audio: ", re.MULTILINE)
+_GUESSED = re.compile(r"^\[.*Estimating duration from bitrate", re.MULTILINE)
+_DURATION = re.compile(r"^ +Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
 _TIMED_OUT = "timed out"
+_NOT_NOW = "live, or not shown yet"
+_LONGEST = 200  # letters of a detail
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"<svg")
-
-# What extractors say, mostly YouTube's playability reasons; the first that is found counts.
-_SAYINGS = [(re.compile(words, re.IGNORECASE), reason) for words, reason in (
-    (r"not a bot|captcha|unusual traffic|IP is likely being blocked", "bot_check"),
-    (r"rate-limited|too many requests", "rate_limited"),
-    (r"private video|video is private", "private"),
-    (r"in your (country|region|location)|from your location|geo.?restrict", "geo_blocked"),
-    (r"confirm your age|age.restricted|inappropriate|members|premium|payment|purchase|\brent|registered users|"
-     r"sign in|log ?in\b|subscri|DRM", "restricted"),
-    (r"premieres|will begin|is offline|not currently live|live event has ended|scheduled", "unsupported"),
-    (r"processing this video|being processed|an error occurred|needs to be reloaded|something went wrong|"
-     r"internal error", "server_error"),
-    (r"try again later", "rate_limited"),
-    (r"not available on this app|playback on other websites|format is not available|no video formats", "forbidden"),
-    (r"unavailable|not available|isn.t available|removed|terminated|deleted|no longer|does not exist|copyright|"
-     r"closed", "removed"),
-    (r"unsupported|truncated|not a valid URL", "unsupported"))]
 
 
 @dataclass(frozen=True)
@@ -83,7 +73,7 @@ class Settings:
     proxy: str | None = None
     user_agent: str | None = None
     format: str | None = None        # yt-dlp's format selector, in place of ours
-    max_bytes: int = 2**31           # larger downloads are lost
+    max_bytes: int = 2**31           # larger downloads are lost; what is fetched for a segment alone is not counted
     max_duration: float = 4 * 3600   # s; longer tracks are lost, before they are downloaded where that is told
 
 
@@ -100,7 +90,7 @@ def download(segment: dict, settings: Settings, folder: str) -> dict:
         raise ValueError(f"not an id for a URL: {segment['source_id']!r}")
     if segment["start"] is not None and (length := segment["end"] - segment["start"]) > settings.max_duration:
         raise Loss("too_long", f"the segment is {length:.1f} s long")
-    log = _Log()
+    log, folder = _Log(), os.path.abspath(folder)
     try:
         with _environment(**_ours(folder)), YoutubeDL(_options(segment, settings, folder, log)) as ydl:
             info = _look(ydl, settings.url.replace("{id}", segment["source_id"]))
@@ -141,44 +131,6 @@ def preflight(settings: Settings) -> str | None:
         old = "".join(f"; {runtime.name} {runtime.version} is too old" for runtime in found)
         return f"YouTube needs a JavaScript runtime: pip install -U deno (2.3 or newer; node 22, bun, QuickJS do){old}"
     return None
-
-
-def blame(error: Exception, warnings: list[str] = ()) -> Loss:
-    """The loss that an error of yt-dlp's means; raises OSError where this machine is to blame.
-
-    What was raised counts first, then what was said: `warnings` where the error itself says nothing.
-    """
-    from yt_dlp.extractor.common import ExtractorError
-    from yt_dlp.networking.exceptions import HTTPError, RequestError, TransportError
-    from yt_dlp.utils import ContentTooShortError, GeoRestrictedError, UnsupportedError, UserNotLive
-
-    causes = list(_causes(error))
-    for cause in causes:
-        if isinstance(cause, HTTPError):
-            return _refusal(cause.status)
-        if isinstance(cause, (TransportError, ContentTooShortError)):
-            return Loss("network", _transport(cause))
-        if isinstance(cause, RequestError):
-            return Loss("network" if "proxy" in str(cause).lower() else "unsupported", "an address that is not fetched")
-        if isinstance(cause, OSError) and cause.errno in _MACHINE:
-            raise OSError(cause.errno, os.strerror(cause.errno)) from error
-        if isinstance(cause, GeoRestrictedError):
-            return Loss("geo_blocked", _words(cause))
-        if isinstance(cause, (UnsupportedError, UserNotLive)):
-            return Loss("unsupported", "a page without media" if isinstance(cause, UnsupportedError) else "not live")
-    said = [str(error), *reversed(warnings)]
-    for words in said:
-        if match := re.search(r"HTTP Error (\d{3})", words):
-            return _refusal(int(match[1]))
-    if re.search(r"Got error|Did not get any data|fragment|content too short", str(error)):
-        return Loss("network", _transport(error))
-    for words in said:
-        for saying, reason in _SAYINGS:
-            if saying.search(words):
-                # A premiere's hour comes nearer from run to run.
-                return Loss(reason, "live, or not shown yet" if reason == "unsupported" else _words(words))
-    unexpected = not any(isinstance(cause, ExtractorError) and cause.expected for cause in causes)
-    return Loss("failed" if unexpected else "unsupported", f"yt-dlp: {_words(error)}")
 
 
 class _Log:
@@ -243,11 +195,11 @@ def _options(segment: dict, settings: Settings, folder: str, log: _Log) -> dict:
         "format": settings.format or (_PICTURE if picture else _SOUND), "outtmpl": _FILE, "paths": {"home": folder},
         "merge_output_format": "mkv", "nopart": True, "overwrites": True, "updatetime": False, "fixup": "never",
         "noplaylist": True, "playlist_items": "1", "cachedir": False, "cookiefile": cookies, "progress_hooks": [limit],
-        "quiet": True, "no_warnings": False, "noprogress": True, "no_color": True, "logger": log,
+        "quiet": True, "no_warnings": False, "noprogress": True, "color": "never", "logger": log,
         "socket_timeout": _TIMEOUT, "retries": _RETRIES, "fragment_retries": _RETRIES, "extractor_retries": _RETRIES,
         "retry_sleep_functions": dict.fromkeys(("http", "fragment", "extractor"), lambda n: _WAIT),
         "skip_unavailable_fragments": False,  # a hole would be no error
-        "ffmpeg_location": _ffmpeg(), "js_runtimes": _runtimes(), "allowed_extractors": ["default"],
+        "ffmpeg_location": _ffmpeg(), "js_runtimes": _runtimes(),
     }
     if settings.proxy is not None:
         options["proxy"] = settings.proxy
@@ -290,7 +242,7 @@ def _look(ydl, url: str) -> dict:
 def _admit(info: dict, segment: dict, settings: Settings) -> None:
     """Loss where the information says already that nothing will come of it."""
     if info.get("live_status") in ("is_live", "is_upcoming", "post_live"):
-        raise Loss("unsupported", "live, or not shown yet")
+        raise Loss("unsupported", _NOT_NOW)
     if all(form.get("acodec") == "none" for form in info.get("requested_formats") or [info]):
         raise Loss("no_audio", "only a picture is offered")
     duration, size = info.get("duration"), info.get("filesize")
@@ -345,31 +297,46 @@ def _cut_from_range(ydl, info: dict, segment: dict, folder: str, duration: float
     code, report = _transcode(ydl, info, segment, folder)
     if _LOST.search(report):
         return None  # what came is from elsewhere
+    if (ends := _ends(report)) and ends <= start:
+        raise _too_short(start, 0.0, ends)  # what came, if any, is what Ogg has nearest
     try:
         parts, seconds = cut(os.path.join(folder, _FILE), lead, lead + end - start, segment["video"])
     except (MediaError, FileNotFoundError):
         parts, seconds = None, 0.0
-    if parts and seconds >= end - start - _SHORT:
+    refused = [int(status) for status in _REFUSED.findall(report) if status != "416"]  # that is beyond the end
+    # Of a list of parts one may have been refused, and silence have taken its place.
+    if parts and seconds >= end - start - _SHORT and not refused:
         return parts
-    for number, words in _MACHINE.items():
-        if words in report:
-            raise MemoryError("ffmpeg") if number == errno.ENOMEM else OSError(number, os.strerror(number))
-    statuses = [int(status) for status in re.findall(r"(?:HTTP error|Server returned) (\d{3})\b", report)]
-    if refused := [status for status in statuses if status != 416]:  # 416: it looked beyond the end
+    _check_machine(folder, report)
+    if refused:
         raise _refusal(refused[-1])
     if broken := _BROKEN.search(report):
-        raise Loss("network", _TIMED_OUT if "timed out" in broken[0] else "broke off")
+        raise Loss("network", _TIMED_OUT if broken[1] == _TIMED_OUT else "broke off")
     if code == -signal.SIGKILL:
         raise Loss("interrupted", "ffmpeg was killed")
-    if "Input #0" not in report:
+    if not _INPUT.search(report):
         raise Loss("decode_error", "ffmpeg cannot open it")
-    if not re.search(r"Stream #\d.*: Audio: ", report):
+    if not _AUDIO.search(report):
         raise Loss("no_audio", "there is no audio stream")
     if duration and duration > start + seconds + _ROUNDED:
         raise Loss("network", f"{seconds:.1f} of {end - start:.1f} s came of a source that is {duration:.1f} s long")
-    told = re.search(r"Duration: (\d+):(\d\d):(\d\d\.\d+)", report)
-    ends = told and 3600 * int(told[1]) + 60 * int(told[2]) + float(told[3])
     raise _too_short(start, seconds, ends)
+
+
+def _ends(report: str) -> float | None:
+    """Where the source ends, if its header says so; some are guessed from the first seconds' bit rate."""
+    told = _DURATION.search(report)
+    return 3600 * int(told[1]) + 60 * int(told[2]) + float(told[3]) if told and not _GUESSED.search(report) else None
+
+
+def _check_machine(folder: str, report: str) -> None:
+    """OSError or MemoryError where ffmpeg was short of what this machine should have given it."""
+    if os.strerror(errno.ENOMEM) in report:
+        raise MemoryError("ffmpeg")
+    room = os.path.join(folder, "room")
+    with open(room, "wb") as file:  # its report may have found none either
+        file.write(bytes(2**20))
+    os.remove(room)
 
 
 def _transcode(ydl, info: dict, segment: dict, folder: str) -> tuple[int, str]:
@@ -384,7 +351,8 @@ def _transcode(ydl, info: dict, segment: dict, folder: str) -> tuple[int, str]:
     picture = ["-c:v", "libx264", "-preset", "ultrafast", "-qp", "0", "-fps_mode", "passthrough", "-enc_time_base:v",
                "1:1000", "-vf", "scale=-2:'trunc(min(480,ih)/2)*2',format=yuv420p"] if segment["video"] else ["-vn"]
     ydl.params["external_downloader_args"] = {
-        "ffmpeg_i": ["-nostdin", "-threads", "1", "-rw_timeout", str(_TIMEOUT * 10**6),
+        # Where the place it can begin to read from is far before, it would take the distance for a gap, and close it.
+        "ffmpeg_i": ["-nostdin", "-dts_delta_threshold", "1000000", "-threads", "1", "-rw_timeout", str(_TIMEOUT * 10**6),
                      "-reconnect", "1", "-reconnect_delay_max", "0",  # once, from where it broke off; and it is told
                      "-protocol_whitelist", "http,https,httpproxy,tls,tcp,crypto,data"],
         # The sound begins at the range's first sample, wherever the source's does; holes are filled.
@@ -410,8 +378,9 @@ def _watched(folder: str) -> Iterator[None]:
     done = threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.2):
-            if len(_BROKEN.findall(_read(_report(folder)))) >= _BREAKS:
+        while not done.wait(0.05):
+            broken = [match[1] for match in _BROKEN.finditer(_read(_report(folder)))]
+            if len(broken) >= _BREAKS or broken.count(_TIMED_OUT) >= _TIMEOUTS:
                 for child in psutil.Process().children():
                     with suppress(psutil.Error):
                         if any(argument.endswith(os.path.join(folder, _FILE)) for argument in child.cmdline()):
@@ -463,14 +432,17 @@ def _gives_parts(ydl, info: dict) -> bool:
 
     partial = True
     for form in info.get("requested_formats") or [info]:
-        if form.get("protocol") not in ("m3u8", "m3u8_native"):  # those are parts themselves
-            headers = {**(form.get("http_headers") or {}), "Range": "bytes=0-511", "Accept-Encoding": "identity"}
-            try:
-                with ydl.urlopen(Request(form["url"], headers=headers)) as response:
-                    _recognise(response.read(512))
-                    partial &= response.status == 206
-            except YoutubeDLError as error:
-                raise blame(error) from error
+        if form["protocol"] in ("m3u8", "m3u8_native"):
+            continue  # lists of parts
+        if form["protocol"] not in ("http", "https"):
+            return False
+        headers = {**(form.get("http_headers") or {}), "Range": "bytes=0-511", "Accept-Encoding": "identity"}
+        try:
+            with ydl.urlopen(Request(form["url"], headers=headers)) as response:
+                _recognise(response.read(512))
+                partial &= response.status == 206
+        except YoutubeDLError as error:
+            raise blame(error) from error
     return partial
 
 
@@ -501,6 +473,75 @@ def _too_short(start: float, seconds: float, told: float | None) -> Loss:
     return Loss("too_short", f"the source ends at {told:.1f} s")
 
 
+# What extractors say, mostly YouTube's playability reasons; the first that is found counts.
+_SAYINGS = [(re.compile(words, re.IGNORECASE), reason) for words, reason in (
+    (r"not a bot|^please sign in|captcha|unusual traffic|IP is likely being blocked", "bot_check"),
+    (r"rate-limited|too many requests", "rate_limited"),
+    (r"private video|video is private", "private"),
+    (r"in your (country|region|location)|from your location|geo.?restrict", "geo_blocked"),
+    (r"confirm your age|age.restricted|inappropriate|members|premium|payment|purchase|\brent|registered users|"
+     r"sign in|log ?in\b|subscri|DRM", "restricted"),
+    (r"premieres|will begin|is offline|not currently live|live event has ended", "unsupported"),
+    (r"processing this video|being processed|an error occurred|needs to be reloaded|something went wrong|"
+     r"internal error", "server_error"),
+    (r"try again later", "rate_limited"),
+    (r"not available on this app|playback on other websites|format is not available|no video formats", "forbidden"),
+    (r"unable to download", "network"),
+    (r"unavailable|not available|isn.t available|removed|terminated|deleted|no longer|does not exist|copyright|"
+     r"closed", "removed"))]
+
+
+def blame(error: Exception, warnings: list[str] = ()) -> Loss:
+    """The loss that an error of yt-dlp's means; raises OSError where this machine is to blame.
+
+    What was raised counts first, then what was said; the warnings before it where it says nothing.
+    """
+    from yt_dlp.extractor.common import ExtractorError
+    from yt_dlp.networking.exceptions import HTTPError, RequestError, TransportError
+    from yt_dlp.utils import ContentTooShortError, GeoRestrictedError, UnsupportedError
+
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, HTTPError):
+            return _refusal(cause.status)
+        if isinstance(cause, (TransportError, ContentTooShortError)):
+            return Loss("network", _transport(cause))
+        if isinstance(cause, RequestError):
+            return Loss("network" if "proxy" in str(cause).lower() else "unsupported", "an address that is not fetched")
+        if isinstance(cause, OSError) and cause.errno in _MACHINE:
+            raise OSError(cause.errno, os.strerror(cause.errno)) from error
+        if isinstance(cause, GeoRestrictedError):
+            return Loss("geo_blocked", _words(cause)[:_LONGEST])
+        if isinstance(cause, UnsupportedError):
+            return Loss("unsupported", "a page without media")
+    for number in _MACHINE:
+        if os.strerror(number) in str(error):
+            raise OSError(number, os.strerror(number)) from error
+    if loss := _meaning(str(error)):
+        return loss
+    for warning in reversed(warnings):
+        # Less is known of what these are about: nothing is given up for good on their account.
+        if (loss := _meaning(warning)) and loss.reason in TRANSIENT:
+            return loss
+    if any(isinstance(cause, ExtractorError) and cause.expected for cause in causes):
+        return Loss("forbidden", _words(error)[:_LONGEST])
+    return Loss("failed", f"yt-dlp: {_words(error)}"[:_LONGEST])
+
+
+def _meaning(message: str) -> Loss | None:
+    if match := re.search(r"HTTP Error (\d{3})", message):
+        return _refusal(int(match[1]))
+    if re.search(r"Got error: |Did not get any data|content too short|fragment \d+ not found", message):
+        return Loss("network", _transport(message))
+    words = _words(message)
+    for saying, reason in _SAYINGS:
+        if saying.search(words):
+            # Not every word stays the same from run to run: the hours until a premiere, the address of an object.
+            constant = {"unsupported": _NOT_NOW, "network": _transport(message)}
+            return Loss(reason, constant.get(reason) or words[:_LONGEST])
+    return None
+
+
 def _refusal(status: int) -> Loss:
     reason = {401: "restricted", 402: "restricted", 403: "forbidden", 404: "removed", 407: "network", 408: "network",
               410: "removed", 416: "network", 429: "rate_limited", 451: "geo_blocked"}.get(status)
@@ -523,22 +564,21 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
                     error.__cause__, error.__context__]
 
 
-def _transport(error: Exception) -> str:
-    """What happened to the connection, without addresses of objects, ports and proxies' passwords."""
+def _transport(error: Exception | str) -> str:
+    """What happened to the connection, without the addresses, ports and proxies' passwords that come with it."""
     for cause in _causes(error):
         if isinstance(cause, socket.gaierror):
             return "the server's name is not known"
         if isinstance(cause, OSError) and cause.errno:
             return os.strerror(cause.errno)
-    words = str(error)
-    for known in ("timed out", "Connection refused", "Connection reset", "certificate", "proxy", "not get any data"):
-        if known.lower() in words.lower():
-            return known
-    return "broke off"
+    words = str(error).lower()
+    known = (_TIMED_OUT, "connection refused", "connection reset", "certificate", "not get any data")
+    return next((saying for saying in known if saying in words), "broke off")
 
 
 def _words(error: Exception | str) -> str:
-    """The error's own words, short: without yt-dlp's prefix, advice and addresses."""
-    words = re.sub(r"\x1b\[[\d;]*m|^ERROR: |\[[\w:+]+\] |https?://\S+", "", str(error))
-    words = re.split(r" Use --|\(caused by|; please report| You might want|. It is recommended|\n", words)[0]
-    return " ".join(words.split())[:200]
+    """The error's own words, without yt-dlp's prefix, advice and addresses."""
+    words = re.sub(r"\x1b\[[\d;]*m|https?://\S+", "", str(error))
+    words = re.sub(r"^\s*(ERROR: )?(\[[\w:+]+\] ([\w-]+: )?)?", "", words)
+    words = re.split(r" Use --|\(caused by|; please report|You might want|\. It is recommended|\n", words)[0]
+    return " ".join(words.split())

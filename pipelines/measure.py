@@ -21,14 +21,17 @@ def stage(fetch: "Stage", tagger: tuple[str, str] | None, limits: sandbox.Limits
     from pipelines.stage import Stage, tag  # Beam, which the sandboxed process does without
     name = tagger and tagger[0]
     return Stage("measure", tag(features.VERSION, {"analysed": ANALYSED, "tagger": tagger}, fetch), records.MEASUREMENT,
-                 partial(sandbox.call, partial(measure, tagger=name), limits=limits,
-                         prepare=partial(_load, name) if name else None), reads=fetch, columns=("id", "audio"))
+                 partial(sandbox.call, partial(measure, tagger=name), limits=limits, prepare=partial(_prepare, name)),
+                 reads=fetch, columns=("id", "audio"))
 
 
-def _load(tagger: str) -> None:
-    """The model is no clip's: neither its time nor its memory."""
-    from pairing import tagging
-    tagging.music(np.zeros(tagging.RATE, np.float32), tagger)
+def _prepare(tagger: str | None) -> None:
+    """What is loaded on first use, models above all, is no clip's: neither its time nor its memory."""
+    noise = np.random.default_rng(0).standard_normal((1, features.RATE), dtype=np.float32)
+    features.measure(noise, features.RATE)
+    if tagger:
+        from pairing import tagging
+        tagging.music(noise[0], tagger)
 
 
 def measure(clip: dict, tagger: str | None = None) -> dict:

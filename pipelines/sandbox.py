@@ -45,8 +45,8 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 @dataclass(frozen=True)
 class Limits:
     """For one file in one stage."""
-    seconds: float = 300.0   # of the clock on the wall
-    memory: int = 2 * 2**30  # bytes, on top of what the process needs without a file
+    seconds: float = 300.0     # of the clock on the wall
+    memory: int = 2 * 2**30    # bytes, on top of what the process needs without a file
     late: str = "over_limits"  # the reason where time ran out: waiting for others is no fault of the file
 
 
@@ -114,7 +114,7 @@ def _read(answer: bytes):
 def _line(text: str) -> str:
     """One line that any file and terminal takes."""
     text = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)[:_LONGEST]
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)[:2 * _LONGEST]
 
 
 def _over_memory(limits: Limits) -> Loss:
@@ -155,7 +155,7 @@ class _Process:
         self.base = 0  # bytes that it needs without a file
         for pipe in (process.stdin, process.stdout):
             os.set_blocking(pipe.fileno(), False)
-            with suppress(OSError):  # more than one user may have: slower, no worse
+            with suppress(OSError, AttributeError):  # more than a user may have, or not Linux: slower, no worse
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
 
     def ask(self, head: bytes, body: bytes, limits: Limits) -> bytes:
@@ -170,8 +170,9 @@ class _Process:
             code = self._code()
             raise _NotBegun(_killed(code) or ImportError(f"a process to decode in cannot start: {_manner(code)}")
                             ) from None
-        except TimeoutError:
-            raise _NotBegun(Loss("interrupted", f"a process to decode in took over {_STARTING:g} s to start")) from None
+        except (TimeoutError, MemoryError):
+            raise _NotBegun(Loss("interrupted", f"a process to decode in was not ready after {_STARTING:g} s")
+                            ) from None
         if head not in self.loaded:
             self.loaded.add(head)
             self.base = starting.resident()
@@ -238,8 +239,9 @@ class _Watch:
         if now > self.until:
             raise TimeoutError
         if now > self.looked + _TICK:
-            self.looked = now
-            if self.resident(now > self.looked_down + _TREE) > self.memory:
+            self.looked, down = now, now > self.looked_down + _TREE
+            self.looked_down = now if down else self.looked_down
+            if self.resident(down) > self.memory:
                 raise MemoryError
 
     def resident(self, tree: bool = True) -> int:
@@ -275,7 +277,8 @@ def _killed(code: int | None) -> Loss | None:
 def _manner(code: int | None) -> str:
     if code is None:
         return "it went silent"
-    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+    names = {-number: number.name for number in signal.Signals}
+    return f"exit code {code}" if code >= 0 else names.get(code, f"signal {-code}")
 
 
 def _serve(lifeline: int) -> None:
@@ -320,8 +323,8 @@ def _answer(head: bytes, asked: BinaryIO, answers: BinaryIO, loaded: dict[bytes,
         if isinstance(error, OSError) and error.errno in _MACHINE:
             return _pickled("machine", (error.errno, error.strerror), started)
         place = traceback.extract_tb(error.__traceback__)[-1]
-        words = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
-        return _pickled("failed", (words,), started)
+        words = f"{type(error).__name__}: {str(error)[:_LONGEST]}"
+        return _pickled("failed", (f"{words} ({Path(place.filename).name}:{place.lineno})",), started)
 
 
 @dataclass(frozen=True)

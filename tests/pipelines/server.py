@@ -3,7 +3,6 @@
 As a program, `python -m tests.pipelines.server FOLDER` serves FOLDER/ID.* as /ID and prints the URL template.
 """
 import argparse
-import email.utils
 import re
 import socket
 import struct
@@ -29,7 +28,7 @@ class Reply:
     """How a path is answered. By default as a good server would."""
     body: bytes = b""
     type: str | None = "application/octet-stream"
-    status: int | Callable[[int], int] = 200  # or what the n-th request to the path gets, from 0
+    status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     ranges: bool = True         # whether Range is understood
     length: bool = True         # whether Content-Length is told; else the body is chunked
@@ -41,11 +40,14 @@ class Reply:
 
 
 class Server:
-    """Routes are paths without the leading slash; `sent` and `asked` count body bytes and GET requests by path."""
+    """Routes are paths without the leading slash, to a reply or to what gives one for the n-th request, from 0.
 
-    def __init__(self, routes: dict[str, Reply], folder: Path | None = None, port: int = 0):
+    `sent` and `asked` count body bytes and GET requests by path,
+    `heads` HEAD requests, `proxied` what it was asked for as a proxy, by host."""
+
+    def __init__(self, routes: dict[str, "Reply | Callable[[int], Reply]"], folder: Path | None = None, port: int = 0):
         self.routes, self.folder = dict(routes), folder
-        self.sent, self.asked, self.heads = Counter(), Counter(), Counter()
+        self.sent, self.asked, self.heads, self.proxied = Counter(), Counter(), Counter(), Counter()
         self.headers: dict[str, dict[str, str]] = {}  # of the last request, lower case
         self.closing, self._lock = threading.Event(), threading.Lock()
         self._server = _Http(("127.0.0.1", port), _Handler)
@@ -67,9 +69,10 @@ class Server:
         self._server.shutdown()
         self._server.server_close()
 
-    def find(self, path: str) -> Reply:
+    def find(self, path: str, number: int) -> Reply:
         if path in self.routes:
-            return self.routes[path]
+            route = self.routes[path]
+            return route(number) if callable(route) else route
         if self.folder and re.fullmatch(r"[A-Za-z0-9_-]+", path):
             for file in sorted(self.folder.glob(f"{path}.*")):
                 ending = file.name.rpartition(".")[2]
@@ -86,7 +89,7 @@ class Server:
 
 
 @contextmanager
-def serving(routes: dict[str, Reply], folder: Path | None = None) -> Iterator[Server]:
+def serving(routes: dict[str, Reply | Callable[[int], Reply]], folder: Path | None = None) -> Iterator[Server]:
     server = Server(routes, folder)
     thread = threading.Thread(target=server.serve, daemon=True)
     thread.start()
@@ -127,17 +130,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         owner = self.server.owner
-        path = urllib.parse.unquote(self.path.lstrip("/"))
+        url = urllib.parse.urlsplit(self.path)  # a whole one where we are asked as a proxy
+        path = urllib.parse.unquote(url.path.lstrip("/"))
+        if url.netloc:
+            owner.count(owner.proxied, url.hostname)
         number = owner.count(owner.asked if body else owner.heads, path)
         owner.headers[path] = {name.lower(): value for name, value in self.headers.items()}
-        reply = owner.find(path)
+        reply = owner.find(path, number)
         if reply.reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
             self.connection.close()
             return
-        status = reply.status(number) if callable(reply.status) else reply.status
-        start, stop, size = 0, len(reply.body), len(reply.body)
+        status, start, stop, size = reply.status, 0, len(reply.body), len(reply.body)
         if status != 200:
             start = stop = 0
         elif reply.ranges and (asked := self._range(size)):
@@ -192,10 +197,6 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(reply.pause)
         if chunked:
             self.wfile.write(b"0\r\n\r\n")
-
-
-def now() -> str:
-    return email.utils.formatdate(usegmt=True)
 
 
 if __name__ == "__main__":

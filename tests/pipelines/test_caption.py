@@ -3,6 +3,7 @@ import pytest
 from manifests import records
 from manifests.outcomes import Loss
 from pipelines import caption, measure
+from pipelines.sandbox import Limits
 from pipelines.stage import Stage
 
 FETCH = Stage("fetch", "sample", records.CLIP, dict)
@@ -24,6 +25,7 @@ def test_nothing_measured_is_a_loss():
 
 
 def test_the_seed_makes_another_version():
-    measured = measure.stage(FETCH, None)
+    measured = measure.stage(FETCH, None, Limits())
     assert caption.stage(measured, 0).tag != caption.stage(measured, 1).tag
-    assert measure.stage(FETCH, ("tagger", "1")).tag != measured.tag
+    assert measure.stage(FETCH, ("tagger", "1"), Limits()).tag != measured.tag
+    assert measure.stage(FETCH, None, Limits(1.0, 1)).tag == measured.tag

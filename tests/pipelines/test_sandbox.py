@@ -173,6 +173,8 @@ def test_errors_come_out_as_what_they_are():
     assert (loss.value.reason, loss.value.detail) == ("silent", r"seen\nclearly \udcff")
     with pytest.raises(Failed, match=r"^KeyError: 'x\\n\\udcff' \(test_sandbox\.py:\d+\)$"):
         sandbox.call(lookup, "x\n\udcff", Limits())
+    with pytest.raises(Failed, match=r"^KeyError: 'xx+ \(test_sandbox\.py:\d+\)$"):
+        sandbox.call(lookup, "x" * 10_000, Limits())
     with pytest.raises(ImportError, match="nosuchmodule"):
         sandbox.call(need, "nosuchmodule", Limits())
     with pytest.raises(OSError, match="No space left") as full:

@@ -24,7 +24,8 @@ _WIDTH = _BITS * _BAR
 # By file ending: container, codec of the sound, codec of the picture (None: sound only).
 FORMATS = {"mp4": ("mp4", "aac", "libx264"), "webm": ("webm", "libopus", "libvpx"),
            "vp9.webm": ("webm", "libopus", "libvpx-vp9"), "mp3": ("mp3", "libmp3lame", None),
-           "m4a": ("ipod", "aac", None), "opus": ("ogg", "libopus", None), "weba": ("webm", "libopus", None)}
+           "m4a": ("ipod", "aac", None), "opus": ("ogg", "libopus", None), "weba": ("webm", "libopus", None),
+           "ts": ("mpegts", "aac", "libx264")}
 _VPX = {"deadline": "realtime", "cpu-used": "8"}
 # As fast as encoders go, but with frames that are not in the order they are shown in.
 _OPTIONS = {"libx264": {"preset": "ultrafast", "bf": "2", "sc_threshold": "0"}, "libvpx": _VPX, "libvpx-vp9": _VPX,
