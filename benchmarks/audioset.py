@@ -53,7 +53,8 @@ def measured(videos: int, reply: Reply, span: str) -> dict:
             lists.write_text("".join(f'{key}, 30.000, 40.000, "/m/04rlf"\n' for key in server.routes))
             Path(folder, "ontology.json").write_text(json.dumps(ONTOLOGY))
             subprocess.run([sys.executable, "-m", "pipelines", "build", "--source", "audioset",
-                            "--out", f"{folder}/out", "--segments", str(lists), "--ontology", f"{folder}/ontology.json", "--url", server.template,
+                            "--out", f"{folder}/out", "--segments", str(lists),
+                            "--ontology", f"{folder}/ontology.json", "--url", server.template,
                             "--assignment", "shared", "--mucaps-span", span, "--workers", "2",
                             "--fetchers", str(fetchers)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             store = Path(folder, "out", "stages", "fetch", "audioset")

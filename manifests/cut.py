@@ -23,6 +23,7 @@ _BITEXACT = {"fflags": "+bitexact"}
 _X264 = {"preset": "veryfast", "crf": "20", "x264-params": "mbtree=0"}
 # The colours' meaning, which the numbers alone do not tell.
 _COLOURS = ("color_range", "colorspace", "color_primaries", "color_trc")
+_RGB = {"colorspace": 0}  # our pixels are none
 
 
 def cut(source, start: float, end: float, picture: bool = False) -> tuple[dict[str, bytes | str | None], float]:
@@ -101,8 +102,10 @@ def _picture(source, start: float, end: float) -> bytes | None:
                     coded.width, coded.height = _size(frame, stream)
                     coded.pix_fmt, coded.thread_count = "yuv420p", 1
                     coded.codec_context.time_base = _TICK
+                    coded.codec_context.flags |= av.codec.context.Flags.frame_duration
                     for colour in _COLOURS:
-                        setattr(coded.codec_context, colour, getattr(stream.codec_context, colour))
+                        if (value := getattr(stream.codec_context, colour)) != _RGB.get(colour):
+                            setattr(coded.codec_context, colour, value)
                 frame = frame.reformat(coded.width, coded.height, "yuv420p")
                 frame.pict_type = av.video.frame.PictureType.NONE  # the source's choice of key frames is not ours
                 frame.pts, frame.duration, frame.time_base = shown, until - shown, _TICK

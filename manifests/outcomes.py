@@ -7,7 +7,7 @@ PERMANENT = {
     "private": "its owner made it private",
     "geo_blocked": "not available in this country (451 and the like)",
     "restricted": "only for those who signed in: age, membership, purchase",
-    "unsupported": "what the address gives is no media (a page, a picture, a live stream)",
+    "unsupported": "what the address gives is no media (a page, a picture)",
     "no_audio": "the media has no audio stream",
     "decode_error": "the media cannot be decoded",
     "over_limits": "took more time or memory than --max-file-seconds or --max-file-memory to decode",
@@ -26,9 +26,10 @@ PERMANENT = {
 # Asked again on the next run.
 TRANSIENT = {
     "bot_check": "the source asked whether we are a robot; the fetching stopped",
-    "rate_limited": "the source asked us to slow down (429); the fetching stopped",
+    "rate_limited": "the source asked us to slow down (402, 429); the fetching stopped",
     "not_asked": "not asked for in this run: the fetching had stopped",
-    "forbidden": "the source refused (403)",
+    "live": "live, or not shown yet",
+    "forbidden": "the source refused, or cannot be asked like this (401, 403)",
     "server_error": "the source failed (5xx)",
     "network": "the connection failed, was too slow or broke off",
     "interrupted": "its process was killed from outside, for lack of memory perhaps",

@@ -91,8 +91,9 @@ def create(url: str) -> Iterator:
 
 def write_bytes(url: str, data: bytes) -> None:
     """Write, unless the same bytes are there: an unchanged file keeps its time."""
-    if exists(url) and read_bytes(url) == data:
-        return
+    with suppress(FileNotFoundError):
+        if read_bytes(url) == data:
+            return
     fs, path = locate(url)
     if isinstance(fs, LocalFileSystem):
         with create(url) as file:
@@ -136,7 +137,7 @@ def names(url: str) -> list[str]:
 def remove(url: str) -> None:
     """Remove a file, or a folder with all it holds; it may be gone already."""
     fs, path = locate(url)
-    if fs.exists(path):
+    with suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
 
 

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _build(options) -> int:
     from manifests import storage
     from pipelines import build, report
-    from pipelines.breaker import Breaker
+    from pipelines.breaker import OPENS, Breaker
     try:
         stats = build.build(options)
     except (RuntimeError, OSError, ValueError) as error:
@@ -51,8 +51,8 @@ def _build(options) -> int:
         return 1
     print(report.table(stats, storage.read_json(storage.join(options.out, "run.json"))))
     print(f"datasets, ledger, stats.json: {options.out}")
-    if told := Breaker(options.out).told():
-        print(told, file=sys.stderr)
+    if any(numbers["lost"].keys() & {*OPENS, "not_asked"} for numbers in stats["datasets"].values()):
+        print(Breaker(options.out).told() or "fetching had stopped; the same command goes on", file=sys.stderr)
         return 1
     if not any(numbers["done"] for numbers in stats["datasets"].values()):
         print(f"nothing usable came out: `python -m pipelines ledger {options.out}` says why", file=sys.stderr)

@@ -7,6 +7,7 @@ start in milliseconds.
 import shutil
 import tempfile
 import time
+import urllib.parse
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from pipelines.sandbox import Limits
 from pipelines.stage import Stop
 
 SPANS = ("track", "segment")
+_LOOK = 5.0  # s
 MOST = 32  # clips in a shard of the clip store: what a kill may cost, at some minutes a dozen
 
 
@@ -45,20 +47,20 @@ class Source:
 
 def segments(source: Source, datasets: tuple[str, ...], assignment: str, limit: int | None) -> Iterator[dict]:
     """Rows of records.SEGMENT, in the order of the lists, for those datasets that may use the video."""
-    seen: set[str] = set()
+    seen: set[tuple[str, float | None]] = set()
     for segment in audioset.segments(source.lists, source.ontology, source.exclude):
         spans = {source.span(dataset) for dataset in datasets if splits.assign(segment.id, dataset, assignment)}
         for row in (_row(segment, span, source, assignment) for span in SPANS if span in spans):
-            if row["id"] in seen:  # one track, two labelled segments
+            if (row["source_id"], row["start"]) in seen:  # one track, two labelled segments
                 continue
             if len(seen) == limit:
                 return
-            seen.add(row["id"])
+            seen.add((row["source_id"], row["start"]))
             yield row
 
 
 def _row(segment: audioset.Segment, span: str, source: Source, assignment: str) -> dict:
-    row = {"id": segment.id, "source_id": segment.id, "uri": source.settings.url.replace("{id}", segment.id),
+    row = {"id": segment.id, "source_id": segment.id, "uri": _shown(source.settings.url).replace("{id}", segment.id),
            "start": None, "end": None, "video": False, "revision": "track"}
     if span == "segment":
         # Which datasets a build makes must not matter here: a picture that another one wants would be fetched anew.
@@ -66,6 +68,13 @@ def _row(segment: audioset.Segment, span: str, source: Source, assignment: str) 
         row |= {"id": f"{segment.id}_{round(segment.start * 1000)}", "start": segment.start, "end": segment.end,
                 "video": video, "revision": f"{segment.start:.3f}-{segment.end:.3f}" + " video" * video}
     return row
+
+
+def _shown(url: str) -> str:
+    """The template without what may be secret in it: the ledger is published."""
+    parts = urllib.parse.urlsplit(url)
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path,
+                                    parts.query if "{id}" in parts.query else "", ""))
 
 
 @dataclass
@@ -81,13 +90,17 @@ class Fetcher:
         self.breaker = Breaker(self.out)
 
     def __call__(self, segment: dict) -> dict:
+        self._wait(segment["id"])
         if self.breaker.open():
             raise Stop
-        self._wait(segment["id"])
         folder = _scratch(self.out)
         try:
-            row = sandbox.call(partial(download.download, settings=self.source.settings, folder=str(folder)), segment,
-                               replace(self.limits, late="network"))
+            # The same function each time, or the process would prepare itself anew.
+            row = sandbox.call(partial(download.download, settings=self.source.settings), (segment, str(folder)),
+                               replace(self.limits, late="network"), prepare=download.prepare)
+        except sandbox.Failed:
+            self.breaker.failed(Loss("failed"))
+            raise
         except Loss as loss:
             self.breaker.failed(loss)
             raise
@@ -100,7 +113,8 @@ class Fetcher:
         """Until this fetcher's next turn, half to one and a half of the mean time after the last one."""
         if self.asked and self.source.rate:
             pause = 3600 * self.source.fetchers / self.source.rate * (0.5 + splits.fraction(key, "pace"))
-            time.sleep(max(0.0, self.asked + pause - time.monotonic()))
+            while (left := self.asked + pause - time.monotonic()) > 0 and not self.breaker.open():
+                time.sleep(min(left, _LOOK))
         self.asked = time.monotonic()
 
 
@@ -109,5 +123,6 @@ def _scratch(out: str) -> Path:
     if not (path := storage.local_path(out)):
         return Path(tempfile.mkdtemp())
     folder = Path(path, "stages", "fetch", f"{storage.TEMPORARY}{uuid.uuid4().hex}")
-    folder.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700)  # cookies come to lie there
     return folder

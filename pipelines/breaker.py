@@ -11,7 +11,7 @@ from manifests import storage
 from manifests.outcomes import Loss
 
 OPENS = ("bot_check", "rate_limited")
-COUNTS = ("network", "forbidden", "server_error")
+COUNTS = ("network", "forbidden", "server_error", "failed", "interrupted")
 PATIENCE = 10              # of those in a row, in one fetcher
 FIRST, LONGEST = 900.0, 86400.0  # s
 
@@ -27,7 +27,10 @@ class Breaker:
 
         Past `until` the source may be asked again.
         """
-        return storage.read_json(self._url) if storage.exists(self._url) else None
+        try:
+            return storage.read_json(self._url)
+        except FileNotFoundError:
+            return None
 
     def open(self) -> dict | None:
         state = self.state()

@@ -42,7 +42,9 @@ def build(options: Options) -> dict:
     marks = {name: Marks(one.folder(out)) for name, one in stages.items()}
 
     local = options.runner == "FnApiRunner"
-    with storage.lock(out), Progress(out, stages, options) as progress, ending.sudden(progress.failed, local):
+    with (storage.lock(out), Progress(out, stages, options) as progress, ending.sudden(progress.failed, local),
+          stage.lease(out) as token):
+        storage.sweep(storage.join(out, "stages"))  # media, and cookies, that a killed run left
         if not local:
             greeting.greet(out, options.pipeline(), options.worker_timeout)
         truth = storage.join(out, "sample", "truth.json")
@@ -59,7 +61,7 @@ def build(options: Options) -> dict:
             progress.expect(fetch=fresh, measure=fresh + backlog,
                             filter=fresh + backlog + len(_pending(judged, index)))
             fetchers = options.audioset.fetchers if new and options.audioset else 0
-            stage.run(out, work, [fetched, measured, judged], options.pipeline(workers=fetchers))
+            stage.run(out, work, [fetched, measured, judged], options.pipeline(workers=fetchers), token)
             index = _index(marks, wanted)
 
         kept = [key for key, entry in index["filter"].items() if entry.outcome == DONE]
@@ -71,7 +73,7 @@ def build(options: Options) -> dict:
         if work:
             clips = sum(len(task.keys) for task in work)
             progress.expect(caption=clips)
-            stage.run(out, work, [captioned], options.pipeline(small=clips < _FEW))
+            stage.run(out, work, [captioned], options.pipeline(small=clips < _FEW), token)
             index = _index(marks, wanted)
 
         ledger = {dataset: [_fate(dataset, segments[key], split[key], index, repeats) for key in sorted(keys)]

@@ -5,7 +5,8 @@ from manifests import outcomes, storage
 from pipelines.write import DATASETS, Shard
 
 _SOURCES = {"sample": "synthesised by the project itself; their tempo, key and instruments are known",
-            "folder": "files of whoever made this build"}
+            "folder": "files of whoever made this build",
+            "audioset": "videos of AudioSet's lists, or of lists in that form, fetched with yt-dlp"}
 
 
 def card(out: str, dataset: str, planned: list[Shard], stats: dict) -> str:

@@ -14,14 +14,12 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.client import responses
 from urllib.parse import urlsplit
 
 import psutil
@@ -29,7 +27,8 @@ import psutil
 from manifests import media
 from manifests.cut import cut
 from manifests.media import MediaError
-from manifests.outcomes import TRANSIENT, Loss
+from manifests.outcomes import Loss
+from pipelines.blame import NOT_NOW, TIMED_OUT, blame, refusal
 
 YOUTUBE = "https://www.youtube.com/watch?v={id}"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -43,10 +42,9 @@ _SHORT = 0.1       # s that a segment may lack: AudioSet's ends are rounded
 _ROUNDED = 1.0     # s that a told duration may be wrong by: YouTube's are whole seconds
 _SOUND = "ba/b/bv*"  # at last a picture alone: to find that there is no sound needs no download
 _PICTURE = "bv*[height<=?480]+ba/b[height<=?480]/bv*+ba/b/bv*"
+_PROXIES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 _FILE = "media.mkv"  # whatever its format: nobody goes by the name
 
-# This machine's errors, never the clip's. (A socket's are others.)
-_MACHINE = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # What ffmpeg reports, at the beginning of a line: further in are the words of whoever made the file. That a
 # connection broke; an unknown length, 2**64 - 1, is no promise that was broken.
 _BROKEN = re.compile(r"^\[.*(Stream ends prematurely at \d+, should be (?!18446744073709551615)|timed out|Broken pipe|"
@@ -59,9 +57,6 @@ _INPUT = re.compile(r"^Input #0", re.MULTILINE)
 _AUDIO = re.compile(r"^ +Stream #0.*: Audio: ", re.MULTILINE)
 _GUESSED = re.compile(r"^\[.*Estimating duration from bitrate", re.MULTILINE)
 _DURATION = re.compile(r"^ +Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
-_TIMED_OUT = "timed out"
-_NOT_NOW = "live, or not shown yet"
-_LONGEST = 200  # letters of a detail
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"<svg")
 
 
@@ -77,15 +72,17 @@ class Settings:
     max_duration: float = 4 * 3600   # s; longer tracks are lost, before they are downloaded where that is told
 
 
-def download(segment: dict, settings: Settings, folder: str) -> dict:
+def download(asked: tuple[dict, str], settings: Settings) -> dict:
     """The media of a row of records.SEGMENT, as fields of records.CLIP; `Loss` with the reason where there is none.
 
-    `folder` is an empty scratch directory; nothing is written elsewhere, nothing is printed. OSError and MemoryError
-    are this machine's fault, not the clip's. Environment variables are changed meanwhile: one call a process at a time.
+    `asked`: the row and a folder, which is an empty scratch directory; nothing is written elsewhere, nothing is
+    printed. OSError and MemoryError are this machine's fault, not the clip's. Environment variables are changed
+    meanwhile: one call a process at a time.
     """
     from yt_dlp import YoutubeDL
     from yt_dlp.utils import YoutubeDLError
 
+    segment, folder = asked
     if not _ID.fullmatch(segment["source_id"]):
         raise ValueError(f"not an id for a URL: {segment['source_id']!r}")
     if segment["start"] is not None and (length := segment["end"] - segment["start"]) > settings.max_duration:
@@ -104,8 +101,27 @@ def download(segment: dict, settings: Settings, folder: str) -> dict:
     return parts | {"source_id": segment["source_id"], "sha256": hashlib.sha256(parts["audio"]).hexdigest()}
 
 
+def prepare() -> None:
+    """Import what `download` needs."""
+    import yt_dlp  # noqa: F401
+
+
+def youtube(url: str) -> bool:
+    return bool(re.fullmatch(r"(.+\.)?(youtube(-nocookie)?\.com|youtu\.be)", urlsplit(url).hostname or ""))
+
+
 def preflight(settings: Settings) -> str | None:
-    """What this machine lacks to download from there and what to do about it, or None."""
+    """What would keep every download from working, here or because of the settings, and what to do; or None."""
+    if settings.proxy is not None:
+        try:
+            address = urlsplit(settings.proxy)
+            sound = address.scheme in _PROXIES and address.hostname and address.port is not False
+        except ValueError:
+            sound = False
+        if not sound:  # not shown: there may be a password in it
+            return f"proxy: an address like http://host:port is needed ({', '.join(_PROXIES)})"
+    if settings.user_agent is not None and not settings.user_agent.isprintable():
+        return "user agent: it must be one printable line"
     if settings.cookies is not None:
         from yt_dlp.cookies import YoutubeDLCookieJar
         try:
@@ -117,16 +133,19 @@ def preflight(settings: Settings) -> str | None:
         subprocess.run([ffmpeg, "-version"], check=True, capture_output=True)
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
         return f"ffmpeg does not run ({error}); reinstall imageio-ffmpeg, which brings it"
-    host = urlsplit(settings.url).hostname or ""
-    if not re.fullmatch(r"(.+\.)?(youtube(-nocookie)?\.com|youtu\.be)", host):
-        return None
 
     from yt_dlp import YoutubeDL
     from yt_dlp.dependencies import yt_dlp_ejs
+    with _environment(YTDLP_NO_PLUGINS="1"), YoutubeDL({"quiet": True, "js_runtimes": _runtimes()}) as ydl:
+        try:
+            ydl.build_format_selector(settings.format or _SOUND)
+        except Exception as error:
+            return f"format: yt-dlp does not understand {settings.format!r} ({type(error).__name__})"
+        if not youtube(settings.url):
+            return None
+        found = [runtime.info for runtime in ydl._js_runtimes.values() if runtime and runtime.info]
     if not yt_dlp_ejs:
         return "YouTube needs yt-dlp's challenge scripts: pip install yt-dlp-ejs"
-    with _environment(YTDLP_NO_PLUGINS="1"), YoutubeDL({"quiet": True, "js_runtimes": _runtimes()}) as ydl:
-        found = [runtime.info for runtime in ydl._js_runtimes.values() if runtime and runtime.info]
     if not any(runtime.supported for runtime in found):
         old = "".join(f"; {runtime.name} {runtime.version} is too old" for runtime in found)
         return f"YouTube needs a JavaScript runtime: pip install -U deno (2.3 or newer; node 22, bun, QuickJS do){old}"
@@ -242,7 +261,7 @@ def _look(ydl, url: str) -> dict:
 def _admit(info: dict, segment: dict, settings: Settings) -> None:
     """Loss where the information says already that nothing will come of it."""
     if info.get("live_status") in ("is_live", "is_upcoming", "post_live"):
-        raise Loss("unsupported", _NOT_NOW)
+        raise Loss("live", NOT_NOW)
     if all(form.get("acodec") == "none" for form in info.get("requested_formats") or [info]):
         raise Loss("no_audio", "only a picture is offered")
     duration, size = info.get("duration"), info.get("filesize")
@@ -284,7 +303,7 @@ def _range(ydl, info: dict, segment: dict, folder: str) -> dict:
                     return parts
             break
         except Loss as loss:
-            if last or loss.reason not in ("network", "server_error") or loss.detail == _TIMED_OUT:
+            if last or loss.reason not in ("network", "server_error") or loss.detail == TIMED_OUT:
                 raise
         time.sleep(_WAIT)
     return _cut_from_whole(ydl, info, segment, duration)
@@ -309,9 +328,9 @@ def _cut_from_range(ydl, info: dict, segment: dict, folder: str, duration: float
         return parts
     _check_machine(folder, report)
     if refused:
-        raise _refusal(refused[-1])
+        raise refusal(refused[-1])
     if broken := _BROKEN.search(report):
-        raise Loss("network", _TIMED_OUT if broken[1] == _TIMED_OUT else "broke off")
+        raise Loss("network", TIMED_OUT if broken[1] == TIMED_OUT else "broke off")
     if code == -signal.SIGKILL:
         raise Loss("interrupted", "ffmpeg was killed")
     if not _INPUT.search(report):
@@ -352,7 +371,8 @@ def _transcode(ydl, info: dict, segment: dict, folder: str) -> tuple[int, str]:
                "1:1000", "-vf", "scale=-2:'trunc(min(480,ih)/2)*2',format=yuv420p"] if segment["video"] else ["-vn"]
     ydl.params["external_downloader_args"] = {
         # Where the place it can begin to read from is far before, it would take the distance for a gap, and close it.
-        "ffmpeg_i": ["-nostdin", "-dts_delta_threshold", "1000000", "-threads", "1", "-rw_timeout", str(_TIMEOUT * 10**6),
+        "ffmpeg_i": ["-nostdin", "-dts_delta_threshold", "1000000", "-threads", "1",
+                     "-rw_timeout", str(_TIMEOUT * 10**6),
                      "-reconnect", "1", "-reconnect_delay_max", "0",  # once, from where it broke off; and it is told
                      "-protocol_whitelist", "http,https,httpproxy,tls,tcp,crypto,data"],
         # The sound begins at the range's first sample, wherever the source's does; holes are filled.
@@ -380,7 +400,7 @@ def _watched(folder: str) -> Iterator[None]:
     def watch() -> None:
         while not done.wait(0.05):
             broken = [match[1] for match in _BROKEN.finditer(_read(_report(folder)))]
-            if len(broken) >= _BREAKS or broken.count(_TIMED_OUT) >= _TIMEOUTS:
+            if len(broken) >= _BREAKS or broken.count(TIMED_OUT) >= _TIMEOUTS:
                 for child in psutil.Process().children():
                     with suppress(psutil.Error):
                         if any(argument.endswith(os.path.join(folder, _FILE)) for argument in child.cmdline()):
@@ -471,114 +491,3 @@ def _too_short(start: float, seconds: float, told: float | None) -> Loss:
     elif told is None or told > start:
         return Loss("too_short", f"the source ends before {start:.1f} s")
     return Loss("too_short", f"the source ends at {told:.1f} s")
-
-
-# What extractors say, mostly YouTube's playability reasons; the first that is found counts.
-_SAYINGS = [(re.compile(words, re.IGNORECASE), reason) for words, reason in (
-    (r"not a bot|^please sign in|captcha|unusual traffic|IP is likely being blocked", "bot_check"),
-    (r"rate-limited|too many requests", "rate_limited"),
-    (r"private video|video is private", "private"),
-    (r"in your (country|region|location)|from your location|geo.?restrict", "geo_blocked"),
-    (r"confirm your age|age.restricted|inappropriate|members|premium|payment|purchase|\brent|registered users|"
-     r"sign in|log ?in\b|subscri|DRM", "restricted"),
-    (r"premieres|will begin|is offline|not currently live|live event has ended", "unsupported"),
-    (r"processing this video|being processed|an error occurred|needs to be reloaded|something went wrong|"
-     r"internal error", "server_error"),
-    (r"try again later", "rate_limited"),
-    (r"not available on this app|playback on other websites|format is not available|no video formats", "forbidden"),
-    (r"unable to download", "network"),
-    (r"unavailable|not available|isn.t available|removed|terminated|deleted|no longer|does not exist|copyright|"
-     r"closed", "removed"))]
-
-
-def blame(error: Exception, warnings: list[str] = ()) -> Loss:
-    """The loss that an error of yt-dlp's means; raises OSError where this machine is to blame.
-
-    What was raised counts first, then what was said; the warnings before it where it says nothing.
-    """
-    from yt_dlp.extractor.common import ExtractorError
-    from yt_dlp.networking.exceptions import HTTPError, RequestError, TransportError
-    from yt_dlp.utils import ContentTooShortError, GeoRestrictedError, UnsupportedError
-
-    causes = list(_causes(error))
-    for cause in causes:
-        if isinstance(cause, HTTPError):
-            return _refusal(cause.status)
-        if isinstance(cause, (TransportError, ContentTooShortError)):
-            return Loss("network", _transport(cause))
-        if isinstance(cause, RequestError):
-            return Loss("network" if "proxy" in str(cause).lower() else "unsupported", "an address that is not fetched")
-        if isinstance(cause, OSError) and cause.errno in _MACHINE:
-            raise OSError(cause.errno, os.strerror(cause.errno)) from error
-        if isinstance(cause, GeoRestrictedError):
-            return Loss("geo_blocked", _words(cause)[:_LONGEST])
-        if isinstance(cause, UnsupportedError):
-            return Loss("unsupported", "a page without media")
-    for number in _MACHINE:
-        if os.strerror(number) in str(error):
-            raise OSError(number, os.strerror(number)) from error
-    if loss := _meaning(str(error)):
-        return loss
-    for warning in reversed(warnings):
-        # Less is known of what these are about: nothing is given up for good on their account.
-        if (loss := _meaning(warning)) and loss.reason in TRANSIENT:
-            return loss
-    if any(isinstance(cause, ExtractorError) and cause.expected for cause in causes):
-        return Loss("forbidden", _words(error)[:_LONGEST])
-    return Loss("failed", f"yt-dlp: {_words(error)}"[:_LONGEST])
-
-
-def _meaning(message: str) -> Loss | None:
-    if match := re.search(r"HTTP Error (\d{3})", message):
-        return _refusal(int(match[1]))
-    if re.search(r"Got error: |Did not get any data|content too short|fragment \d+ not found", message):
-        return Loss("network", _transport(message))
-    words = _words(message)
-    for saying, reason in _SAYINGS:
-        if saying.search(words):
-            # Not every word stays the same from run to run: the hours until a premiere, the address of an object.
-            constant = {"unsupported": _NOT_NOW, "network": _transport(message)}
-            return Loss(reason, constant.get(reason) or words[:_LONGEST])
-    return None
-
-
-def _refusal(status: int) -> Loss:
-    reason = {401: "restricted", 402: "restricted", 403: "forbidden", 404: "removed", 407: "network", 408: "network",
-              410: "removed", 416: "network", 429: "rate_limited", 451: "geo_blocked"}.get(status)
-    if reason is None:
-        # Other 4xx may pass: a signed address that ran out, a server that dislikes our way of asking.
-        reason = "server_error" if status >= 500 else "forbidden" if status >= 400 else "unsupported"
-    return Loss(reason, f"HTTP {status} {responses.get(status, '')}".rstrip())
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what is behind it, nearest first, however yt-dlp has wrapped it."""
-    waiting, seen = [error], set()
-    while waiting:
-        error = waiting.pop(0)
-        if not isinstance(error, BaseException) or id(error) in seen:
-            continue
-        seen.add(id(error))
-        yield error
-        waiting += [(getattr(error, "exc_info", None) or (None, None))[1], getattr(error, "cause", None),
-                    error.__cause__, error.__context__]
-
-
-def _transport(error: Exception | str) -> str:
-    """What happened to the connection, without the addresses, ports and proxies' passwords that come with it."""
-    for cause in _causes(error):
-        if isinstance(cause, socket.gaierror):
-            return "the server's name is not known"
-        if isinstance(cause, OSError) and cause.errno:
-            return os.strerror(cause.errno)
-    words = str(error).lower()
-    known = (_TIMED_OUT, "connection refused", "connection reset", "certificate", "not get any data")
-    return next((saying for saying in known if saying in words), "broke off")
-
-
-def _words(error: Exception | str) -> str:
-    """The error's own words, without yt-dlp's prefix, advice and addresses."""
-    words = re.sub(r"\x1b\[[\d;]*m|https?://\S+", "", str(error))
-    words = re.sub(r"^\s*(ERROR: )?(\[[\w:+]+\] ([\w-]+: )?)?", "", words)
-    words = re.split(r" Use --|\(caused by|; please report|You might want|\. It is recommended|\n", words)[0]
-    return " ".join(words.split())

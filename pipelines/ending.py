@@ -16,7 +16,8 @@ from contextlib import contextmanager
 def sudden(tell: Callable[[str], None], local: bool = True) -> Iterator[None]:
     """While the block runs, such an end calls `tell(why)` and leaves: exit code 1, or 128 + the signal's number.
 
-    `local`: the workers are this machine's; those of another runner are that runner's to watch.
+    `local`: the workers are this machine's. Those of another runner are that runner's to watch, and its job is to be
+    cancelled before we leave (pipelines.stage.to_the_end): there a signal is KeyboardInterrupt or SystemExit.
     """
     def leave(why: str, code: int) -> None:
         print(f"\nthe build ended: {why}\nWhat was done is kept, and the same command goes on from there.",
@@ -31,6 +32,8 @@ def sudden(tell: Callable[[str], None], local: bool = True) -> Iterator[None]:
         former_hook(failed)
 
     def signalled(number: int, _) -> None:
+        if not local:
+            sys.exit(128 + number)
         leave(signal.Signals(number).name, 128 + number)
 
     former_hook, threading.excepthook = threading.excepthook, thread_failed

@@ -6,12 +6,13 @@ package, runs other code or cannot reach OUT would lose every clip. All of these
 import hashlib
 import importlib
 import platform
+import threading
 import time
 import uuid
 from pathlib import Path
 
 import apache_beam as beam
-from apache_beam.runners.runner import PipelineState
+from apache_beam.runners.runner import PipelineResult
 
 import captioners
 import manifests
@@ -22,39 +23,47 @@ from manifests import storage
 _NEEDED = ("av", "datasets", "fsspec", "numpy", "onnxruntime", "pyarrow", "pyloudnorm", "scipy", "silero_vad", "soxr",
            "threadpoolctl", "yt_dlp")
 _LOOK = 0.2  # s
-_ENDED = (PipelineState.FAILED, PipelineState.CANCELLED, PipelineState.DONE)
 
 
 def greet(out: str, pipeline: beam.Pipeline, timeout: float) -> None:
     """Run a job that answers through OUT; RuntimeError says what is wrong, after `timeout` seconds at the latest."""
     url = storage.join(out, "stages", f"{storage.TEMPORARY}greeting-{uuid.uuid4().hex}.json")
     _ = pipeline | "greeting" >> beam.Create([url]) | "answer" >> beam.Map(_answer, code=_code())
-    result, deadline = pipeline.run(), time.time() + timeout
-    try:
-        while not storage.exists(url):
-            state = result.state
-            if state in _ENDED and not storage.exists(url):
-                if state == PipelineState.DONE:
-                    raise RuntimeError(f"a worker ran, but what it wrote is not in {out}: OUT must be the same place "
-                                       "for every machine, a shared folder or a bucket")
-                try:
-                    result.wait_until_finish()
-                except Exception as error:
-                    raise RuntimeError(f"the workers could not run a first job: {error}") from error
-                raise RuntimeError(f"the runner ended the first job: {state}")
-            if time.time() > deadline:
-                result.cancel()
-                raise RuntimeError(
-                    f"no worker answered within {timeout:g} s (--worker-timeout). Is one running where the runner "
-                    "looks for it, and is the `python` that it starts, the first on its PATH, the one that this "
-                    "distribution is installed in?")
-            time.sleep(_LOOK)
+    ended: list[Exception | None] = []
+    job: list[PipelineResult] = []
+
+    def run() -> None:
+        try:
+            job.append(pipeline.run())
+            job[0].wait_until_finish()
+            ended.append(None)
+        except Exception as error:  # whatever a runner raises
+            ended.append(error)
+
+    # In a thread of its own: a runner that is not there is waited for without end.
+    threading.Thread(target=run, daemon=True).start()
+    deadline = time.monotonic() + timeout
+    while not ended and not storage.exists(url) and time.monotonic() < deadline:
+        time.sleep(_LOOK)
+    if storage.exists(url):
         answer = storage.read_json(url)
-        result.wait_until_finish()
-    finally:
+        while not ended and time.monotonic() < deadline:
+            time.sleep(_LOOK)
         storage.remove(url)
-    if answer["wrong"]:
-        raise RuntimeError(f"worker {answer['worker']}: {answer['wrong']}")
+        if answer["wrong"]:
+            raise RuntimeError(f"worker {answer['worker']}: {answer['wrong']}")
+    elif not ended:
+        if job:
+            job[0].cancel()
+        raise RuntimeError(
+            f"no worker answered within {timeout:g} s (--worker-timeout). Is the runner there, is a worker running "
+            "where it looks for one, and is the `python` that this starts, the first on its PATH, the one that this "
+            "distribution is installed in?")
+    elif ended[0] is None:
+        raise RuntimeError(f"a worker ran, but what it wrote is not in {out}: OUT must be the same place for every "
+                           "machine, a shared folder or a bucket")
+    else:
+        raise RuntimeError(f"the workers could not run a first job: {ended[0]}") from ended[0]
 
 
 def _answer(url: str, code: str) -> None:

@@ -1,9 +1,9 @@
 """What a build can be asked for: the command line, checked once, here."""
 import argparse
 import os
+import re
 import shlex
 import sys
-import urllib.parse
 from dataclasses import dataclass, fields
 
 import apache_beam as beam
@@ -21,6 +21,10 @@ from pipelines.write import DATASETS
 
 SOURCES = ("sample", "folder", "audioset")
 _ASSIGNMENT = {"sample": "shared", "folder": "shared", "audioset": "disjoint"}
+# What may end otherwise when it is asked again. The rest follows from measurements, and from thresholds.
+_RETRIED = tuple(reason for reason in outcomes.PERMANENT
+                 if reason not in ("duplicate", "silent", "too_quiet", "clipped", "speech", "not_music"))
+_FETCHERS, _MAX_DURATION = 4, 3600.0  # s
 _YOUTUBE_RATE = 300.0  # videos an hour: about what a session may ask for before it is stopped, by yt-dlp's users
 
 
@@ -71,9 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--assignment", choices=splits.ASSIGNMENTS,
                         help="one evaluation fraction for all datasets, or each video in one dataset (default: "
                              + ", ".join(f"{source}: {name}" for source, name in _ASSIGNMENT.items()) + ")")
-    parser.add_argument("--max-bytes", type=_count, default=2**31, help="larger files are lost (default: 2 GiB)")
-    parser.add_argument("--max-duration", type=float, default=3600.0,
-                        help="audioset: seconds; longer tracks are lost as too_long (default: 3600)")
+    parser.add_argument("--max-bytes", type=_count, default=2**30, help="larger files are lost (default: 1 GiB)")
     parser.add_argument("--max-file-seconds", type=float, default=Limits.seconds,
                         help=f"to fetch or decode one file (default: {Limits.seconds:g})")
     parser.add_argument("--max-file-memory", type=_count, default=Limits.memory,
@@ -86,12 +88,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument("--exclude", action="append", metavar="CLASS",
                        help="a class whose segments are left out, with all below it; none = leave nothing out (may be "
                             "given several times; default: speech and sounds that are no music)")
-    asked.add_argument("--url", default=download.YOUTUBE, help=f"with {{id}} (default: {download.YOUTUBE})")
-    asked.add_argument("--mucaps-span", choices=audioset.SPANS, default=audioset.SPANS[0],
-                       help="what of a video MUCaps takes: its whole sound track, or the labelled segment")
+    asked.add_argument("--url", help=f"with {{id}} (default: {download.YOUTUBE})")
+    asked.add_argument("--mucaps-span", choices=audioset.SPANS,
+                       help="what of a video MUCaps takes: its whole sound track, or the labelled segment (default: "
+                            f"{audioset.SPANS[0]})")
     asked.add_argument("--rate", type=float, help="videos an hour, over all fetchers; 0 = as fast as it goes (default: "
                                                   f"{_YOUTUBE_RATE:g} for YouTube, else 0)")
-    asked.add_argument("--fetchers", type=_count, default=4, help="how many videos are fetched at a time (default: 4)")
+    asked.add_argument("--fetchers", type=_count, help="how many videos are fetched at a time (default: 4)")
+    asked.add_argument("--max-duration", type=float, help="s; longer tracks are lost as too_long (default: 3600)")
     asked.add_argument("--cookies", help="a cookies.txt for yt-dlp")
     asked.add_argument("--proxy", help="a proxy's URL for yt-dlp")
     asked.add_argument("--user-agent", help="for yt-dlp")
@@ -128,11 +132,10 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
             sample.ids(values.seed, values.limit)
         except ValueError as error:
             parser.error(str(error))
-    if unknown := [reason for reason in values.retry if reason not in outcomes.REASONS or reason == "duplicate"]:
-        parser.error(f"--retry: unknown {', '.join(unknown)}; known: "
-                     + ", ".join(reason for reason in outcomes.PERMANENT if reason != "duplicate"))
+    if unknown := [reason for reason in values.retry if reason not in _RETRIED]:
+        parser.error(f"--retry: not {', '.join(unknown)}, but one of: {', '.join(_RETRIED)}")
     for name in ("max_duration", "max_file_seconds", "worker_timeout"):
-        if not 0 < getattr(values, name) < float("inf"):
+        if (given := getattr(values, name)) is not None and not 0 < given < float("inf"):
             parser.error(f"--{name.replace('_', '-')}: must be more than 0")
     if "dask" in values.runner.lower():
         parser.error("--runner: Beam's DaskRunner loses data silently; use FnApiRunner here, or Flink, Spark, Dataflow")
@@ -161,22 +164,25 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
 
 def _audioset(parser: argparse.ArgumentParser, values: argparse.Namespace) -> audioset.Source | None:
     if values.source != "audioset":
-        if given := [f"--{name}" for name in ("segments", "ontology", "exclude", "cookies", "proxy", "format")
-                     if getattr(values, name) is not None]:
+        names = ("segments", "ontology", "exclude", "url", "mucaps_span", "rate", "fetchers", "max_duration", "cookies",
+                 "proxy", "user_agent", "format")
+        if given := [f"--{name.replace('_', '-')}" for name in names if getattr(values, name) is not None]:
             parser.error(f"{', '.join(given)}: goes with --source audioset")
         return None
     if (values.segments is None) != (values.ontology is None):
         parser.error("--segments and --ontology go together; without both, the official files are fetched")
-    address = urllib.parse.urlsplit(values.url)
-    if address.scheme not in ("http", "https") or not address.netloc or "{id}" not in values.url:
-        parser.error(f"--url: an http(s) address with {{id}} in it, not {values.url}")
+    url = values.url if values.url is not None else download.YOUTUBE
+    if not re.fullmatch(r"https?://[^/\s{}]+/\S*\{id\}\S*", url):
+        parser.error(f"--url: an http(s) address with {{id}} behind the host, not {url}")
     if values.cookies and not os.path.isfile(values.cookies):
         parser.error(f"--cookies: no such file: {values.cookies}")
-    rate = values.rate if values.rate is not None else _YOUTUBE_RATE if values.url == download.YOUTUBE else 0.0
+    rate = values.rate if values.rate is not None else _YOUTUBE_RATE if download.youtube(url) else 0.0
     if not 0 <= rate < float("inf"):
         parser.error(f"--rate: must be 0 or more, not {rate}")
-    settings = download.Settings(values.url, values.cookies and os.path.abspath(values.cookies), values.proxy,
-                                 values.user_agent, values.format, values.max_bytes, values.max_duration)
+    settings = download.Settings(
+        url=url, cookies=values.cookies and os.path.abspath(values.cookies), proxy=values.proxy,
+        user_agent=values.user_agent, format=values.format, max_bytes=values.max_bytes,
+        max_duration=values.max_duration or _MAX_DURATION)
     if missing := download.preflight(settings):
         parser.error(missing)
     try:
@@ -185,7 +191,7 @@ def _audioset(parser: argparse.ArgumentParser, values: argparse.Namespace) -> au
         parser.error(str(error))
     exclude = EXCLUDED if values.exclude is None else [name for name in values.exclude if name != "none"]
     return audioset.Source(tuple(map(storage.absolute, lists)), storage.absolute(ontology), tuple(exclude),
-                           values.mucaps_span, settings, values.fetchers, rate)
+                           values.mucaps_span or audioset.SPANS[0], settings, values.fetchers or _FETCHERS, rate)
 
 
 def _count(text: str) -> int:

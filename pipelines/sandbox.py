@@ -46,7 +46,7 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 class Limits:
     """For one file in one stage."""
     seconds: float = 300.0     # of the clock on the wall
-    memory: int = 2 * 2**30    # bytes, on top of what the process needs without a file
+    memory: int = 3 * 2**30    # bytes, on top of what the process needs without a file
     late: str = "over_limits"  # the reason where time ran out: waiting for others is no fault of the file
 
 

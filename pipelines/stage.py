@@ -11,7 +11,9 @@ import json
 import platform
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,16 +137,51 @@ def missing(stage: Stage, task: Task, own: dict[str, Entry], before: dict[str, E
             if (allowed is None or key in allowed) and not stage.settled(own.get(key))]
 
 
-def run(out: str, tasks: Iterable[Task], stages: list[Stage], pipeline: beam.Pipeline) -> None:
+@contextmanager
+def lease(out: str) -> Iterator[str]:
+    """A token of this build's: workers that hold another one, or find none, are an older build's and do no more.
+
+    A runner elsewhere may not notice at once, or at all, that a build was interrupted.
+    """
+    token, url = uuid.uuid4().hex, _lease(out)
+    storage.write_bytes(url, token.encode())
+    try:
+        yield token
+    finally:
+        storage.remove(url)
+
+
+def run(out: str, tasks: Iterable[Task], stages: list[Stage], pipeline: beam.Pipeline, token: str = "") -> None:
     """Take every task through the stages, in one Beam pipeline; what is committed already is skipped.
 
     Only tasks' names and small rows cross the shuffle. An error that is no Loss of one key ends the run.
     """
-    with pipeline:
-        work = (pipeline | "tasks" >> beam.Create([(task.lane or task.shard, task) for task in tasks])
-                | "lanes" >> beam.GroupByKey() | "in order" >> beam.FlatMap(_in_order))
-        for stage in stages:
-            work = work | stage.name >> beam.ParDo(_Run(stage, out))
+    work = (pipeline | "tasks" >> beam.Create([(task.lane or task.shard, task) for task in tasks])
+            | "lanes" >> beam.GroupByKey() | "in order" >> beam.FlatMap(_in_order))
+    for stage in stages:
+        work = work | stage.name >> beam.ParDo(_Run(stage, out, token))
+    to_the_end(pipeline)
+
+
+def to_the_end(pipeline: beam.Pipeline) -> None:
+    """Run it and wait. What interrupts us ends it as well: another runner's job would go on without its launcher."""
+    result = pipeline.run()
+    try:
+        result.wait_until_finish()
+    except (KeyboardInterrupt, SystemExit):
+        result.cancel()
+        raise
+
+
+def _lease(out: str) -> str:
+    return storage.join(out, "stages", "lease")
+
+
+def _holds(out: str, token: str) -> bool:
+    try:
+        return storage.read_bytes(_lease(out)) == token.encode()
+    except FileNotFoundError:
+        return False
 
 
 def _in_order(lane: tuple[str, Iterable[Task]]) -> list[Task]:
@@ -152,8 +189,8 @@ def _in_order(lane: tuple[str, Iterable[Task]]) -> list[Task]:
 
 
 class _Run(beam.DoFn):
-    def __init__(self, stage: Stage, out: str):
-        self.stage, self.out = stage, out
+    def __init__(self, stage: Stage, out: str, token: str):
+        self.stage, self.out, self.token = stage, out, token
 
     def setup(self) -> None:
         # Workers are the parallelism, and sums must not depend on the machine's cores.
@@ -161,6 +198,8 @@ class _Run(beam.DoFn):
 
     def process(self, task: Task) -> Iterator[Task]:
         stage = self.stage
+        if self.token and not _holds(self.out, self.token):
+            return
         own = Marks(stage.folder(self.out)).of(task.shard)
         before = Marks(stage.reads.folder(self.out)).of(task.shard).index() if stage.reads else {}
         todo = missing(stage, task, own.index(), before)

@@ -13,7 +13,7 @@ import apache_beam as beam
 
 from manifests import shards, splits, storage
 from pipelines import mucaps
-from pipelines.stage import Entry
+from pipelines.stage import Entry, to_the_end
 
 DATASETS = {mucaps.NAME: mucaps}
 SHARD_BYTES = 128 * 2**20
@@ -80,9 +80,8 @@ def written(out: str, shard: Shard) -> bool:
 
 def run(out: str, planned: list[Shard], pipeline: beam.Pipeline) -> None:
     """Write the shards, in one Beam pipeline. Only names cross the shuffle; media goes from shard to shard."""
-    with pipeline:
-        (pipeline | "shards" >> beam.Create(planned) | beam.Reshuffle()
-         | "write" >> beam.Map(_write, out=out))
+    _ = pipeline | "shards" >> beam.Create(planned) | beam.Reshuffle() | "write" >> beam.Map(_write, out=out)
+    to_the_end(pipeline)
 
 
 def _write(shard: Shard, out: str) -> None:

@@ -1,4 +1,5 @@
 """Builds from lists, fetched with yt-dlp from a real server on loopback that answers in every way that servers do."""
+import argparse
 import json
 import os
 import signal
@@ -6,15 +7,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from manifests import heldout, media, shards, storage
+from manifests.outcomes import Loss
 from pipelines import __main__ as cli
-from pipelines import audioset, sample
+from pipelines import audioset, options, sample
 from pipelines.breaker import Breaker
+from pipelines.stage import Stop
 from tests.pipelines import timecode
 from tests.pipelines.server import Reply, serving
 from tests.pipelines.test_build import build, ledger, promised
@@ -153,12 +157,53 @@ def test_clips_go_by_span_assignment_and_limit(tmp_path):
     assert 0 < len({row["source_id"] for row in own}) < 200 and not any(row["video"] for row in own)
 
 
-@pytest.mark.parametrize(("options", "words"), [
+def test_the_ledger_has_no_secrets_of_the_address():
+    settings = audioset.Settings(url="https://me:secret@host.example/{id}?token=secret")
+    source = audioset.Source((), "", (), "track", settings, 1, 0.0)
+    row = audioset._row(audioset.audioset.Segment("abc", 1.0, 2.0, ()), "track", source, "shared")
+    assert row["uri"] == "https://host.example/abc"
+    source = replace(source, settings=replace(settings, url="https://host.example/watch?v={id}"))
+    row = audioset._row(audioset.audioset.Segment("abc", 1.0, 2.0, ()), "track", source, "shared")
+    assert row["uri"] == "https://host.example/watch?v=abc"
+
+
+def test_a_fetcher_that_waits_for_its_turn_sees_that_the_others_were_stopped(tmp_path):
+    source = audioset.Source((), "", (), "track", audioset.Settings(url="http://127.0.0.1:1/{id}"), 1, 3600 / 60)
+    fetcher = audioset.Fetcher(source, audioset.Limits(), str(tmp_path))
+    fetcher.asked = time.monotonic()
+    Breaker(str(tmp_path)).failed(Loss("rate_limited", "HTTP 429"))
+    with pytest.raises(Stop):  # at once, not after a minute, and without asking
+        fetcher({"id": "a", "source_id": "a", "start": None, "end": None, "video": False})
+    assert storage.names(str(tmp_path / "stages" / "fetch")) == ["breaker.json"]
+
+
+@pytest.mark.parametrize(("url", "rate", "expected"), [
+    (None, None, 300), ("https://youtu.be/{id}", None, 300), ("https://music.youtube.com/watch?v={id}", "12", 12),
+    ("https://media.example.org/{id}", None, 0)])
+def test_youtube_is_asked_slowly_by_any_of_its_names(tmp_path, url, rate, expected):
+    given = [*asked(tmp_path, ["a"], "unused"), "--out", str(tmp_path / "out")]
+    del given[given.index("--url"):given.index("--url") + 2]
+    given += [*(["--url", url] if url else []), *(["--rate", rate] if rate else [])]
+    parser = argparse.ArgumentParser()
+    options.add_arguments(parser)
+    assert options.parse(parser, parser.parse_args(given), []).audioset.rate == expected
+
+
+@pytest.mark.parametrize("option", [("--rate", "5"), ("--fetchers", "2"), ("--url", "x"), ("--user-agent", "x"),
+                                    ("--mucaps-span", "segment"), ("--max-duration", "9")])
+def test_options_of_this_source_are_refused_with_others(tmp_path, capsys, option):
+    with pytest.raises(SystemExit):
+        cli.main(["build", "--out", str(tmp_path / "out"), *option])
+    assert f"{option[0]}: goes with --source audioset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("wrong", "words"), [
+    (["--retry", "speech"], "--retry"),
     (["--url", "file:///etc/{id}"], "http"), (["--url", "http://127.0.0.1/x"], "{id}"), (["--rate", "-1"], "--rate"),
     (["--cookies", "/nosuch"], "--cookies"), (["--retry", "boredom"], "boredom"), (["--retry", "duplicate"], "--retry"),
     (["--exclude", "Musick"], "Music"), (["--max-duration", "0"], "--max-duration")])
-def test_wrong_arguments_are_told_before_anything_is_done(tmp_path, capsys, options, words):
-    given = asked(tmp_path / "lists", ["a"], "http://127.0.0.1/{id}", *options)
+def test_wrong_arguments_are_told_before_anything_is_done(tmp_path, capsys, wrong, words):
+    given = asked(tmp_path / "lists", ["a"], "http://127.0.0.1/{id}", *wrong)
     try:
         code = cli.main(["build", "--out", str(tmp_path / "out"), *given])
     except SystemExit as ended:
@@ -168,6 +213,7 @@ def test_wrong_arguments_are_told_before_anything_is_done(tmp_path, capsys, opti
     assert not (tmp_path / "out" / "stages").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_takes_its_downloads_with_it(tmp_path):
     """SIGKILL of a worker in the middle of slow downloads: a clear end, no process left, and the same bytes later."""
     keys = [f"song-{number}" for number in range(4)]

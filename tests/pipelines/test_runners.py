@@ -1,6 +1,7 @@
 """Other runners and other file systems: Beam's portable runner with a job service and workers of their own, and S3."""
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -91,6 +92,32 @@ def test_a_python_that_is_not_ours_is_an_error_and_no_hang(tmp_path):
     assert ended.returncode == 1
     assert "no worker answered within 8 s" in ended.stdout and "PATH" in ended.stdout
     assert not list((tmp_path / "out").rglob("*.arrow"))
+
+
+def test_a_runner_that_is_not_there_is_an_error_and_no_hang(tmp_path):
+    ended = start(str(tmp_path / "out"), "--worker-timeout", "3", "--runner=PortableRunner",
+                  f"--job_endpoint=localhost:{free_port()}", "--environment_type=EXTERNAL",
+                  "--environment_config=localhost:1")
+    assert ended.returncode == 1
+    assert "no worker answered within 3 s" in ended.stdout and "Traceback" not in ended.stdout
+
+
+@pytest.mark.slow
+def test_an_interrupted_build_takes_its_job_with_it(tmp_path):
+    out = tmp_path / "out"
+    with portable(Path(sys.executable).parent) as options:
+        process = subprocess.Popen([sys.executable, "-m", "pipelines", "build", "--out", str(out), "--limit", "200",
+                                    *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        while len(list(out.glob("stages/fetch/sample/*.json"))) < 2:
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 130
+        time.sleep(5)  # a shard on its way may still be finished
+        markers = len(list(out.glob("stages/*/*/*.json")))
+        time.sleep(5)
+        assert len(list(out.glob("stages/*/*/*.json"))) == markers < 100
 
 
 def test_a_worker_that_lacks_a_package_says_so(tmp_path):

@@ -223,3 +223,14 @@ def test_permanent_losses_are_asked_again_on_demand(tmp_path, log):
     assert done(log) == []
     stage.run(out, tasks("a", "gone-1"), [replace(stages[0], again=("no_audio",)), stages[1]], pipeline())
     assert done(log) == ["read gone-1"]
+
+
+def test_workers_of_an_older_build_do_no_more(tmp_path, log):
+    out, stages = str(tmp_path / "out"), chain(log)
+    with stage.lease(out) as older, stage.lease(out) as newer:
+        stage.run(out, tasks("a"), stages, pipeline(), older)
+        assert done(log) == []
+        stage.run(out, tasks("a"), stages, pipeline(), newer)
+        assert done(log) == ["double a", "read a"]
+    stage.run(out, tasks("b"), stages, pipeline(), newer)
+    assert done(log) == []

@@ -9,14 +9,14 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from scipy import signal
+from scipy import fft, signal
 
 from manifests.media import decode_audio
 
 RATE = 48000  # Hz, of the sound that is made
 FPS = 25
-LONGEST = 60  # s: sources that pieces are looked for in, unless told otherwise
-_READ_RATE = 16000  # Hz, at which pieces are compared
+LONGEST = 60  # s: sources in which pieces are looked for, unless told otherwise
+_READ_RATE = 8000   # Hz, at which pieces are compared
 _HOP = 0.05         # s
 _BITS, _BAR, _HEIGHT = 16, 12, 96  # bars; pixels
 _WIDTH = _BITS * _BAR
@@ -89,8 +89,8 @@ def read_sound(samples: np.ndarray, rate: int, longest: int = LONGEST) -> float:
     `samples` float32 [n], half a second or more.
     """
     piece = signal.resample_poly(samples, _READ_RATE, rate)
-    whole = np.pad(_track(longest, _READ_RATE), _READ_RATE)  # encoders pad: a piece may stick out
-    found = signal.correlate(whole, piece, mode="valid", method="fft")
+    whole, spectrum, size = _spectrum(longest)
+    found = fft.irfft(spectrum * fft.rfft(piece.astype(np.float32), size).conj(), size)[: len(whole) - len(piece)]
     best = int(np.argmax(found))
     likeness = found[best] / (np.linalg.norm(whole[best: best + len(piece)]) * np.linalg.norm(piece) + 1e-9)
     if likeness < 0.5:
@@ -113,9 +113,9 @@ def read_picture(video: bytes, fps: int = FPS) -> list[tuple[float, float]]:
 
 
 def _number(frame: av.VideoFrame) -> int:
-    picture = frame.to_ndarray(format="gray")
-    height, bar = len(picture), picture.shape[1] / _BITS
-    number = 0
+    plane, bar = frame.planes[0], frame.width / _BITS
+    picture = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    height, number = frame.height, 0
     for bit in range(_BITS):
         middle = picture[height // 8: height * 3 // 8, round((bit + 0.3) * bar): round((bit + 0.7) * bar)]
         number = 2 * number + int(middle.mean() > 127)
@@ -137,6 +137,14 @@ def _sound(samples: np.ndarray, pts: int, codec: av.AudioCodecContext) -> av.Aud
     frame.sample_rate, frame.pts, frame.time_base = RATE, pts, Fraction(1, RATE)
     (frame,) = av.AudioResampler(format=codec.format, layout="mono", rate=RATE).resample(frame)
     return frame
+
+
+@functools.cache
+def _spectrum(seconds: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """The source's sound, with a second around it since encoders pad, and its Fourier transform of that size."""
+    whole = np.pad(_track(seconds, _READ_RATE), _READ_RATE)
+    size = fft.next_fast_len(len(whole) + _READ_RATE, real=True)
+    return whole, fft.rfft(whole, size), size
 
 
 @functools.cache
