@@ -20,7 +20,7 @@ _TICK = Fraction(1, 1000)  # s: Matroska's
 _MAX_HEIGHT = 480
 _BITEXACT = {"fflags": "+bitexact"}
 # x264's macroblock tree reads memory that it never wrote: with it, bytes vary from run to run even on one thread.
-_X264 = {"preset": "veryfast", "crf": "20", "x264-params": "mbtree=0"}
+_X264 = {"preset": "veryfast", "crf": "23", "x264-params": "mbtree=0"}
 # The colours' meaning, which the numbers alone do not tell.
 _COLOURS = ("color_range", "colorspace", "color_primaries", "color_trc")
 _RGB = {"colorspace": 0}  # our pixels are none
