@@ -60,7 +60,7 @@ def build(options: Options) -> dict:
             backlog = len(_pending(measured, index))
             progress.expect(fetch=fresh, measure=fresh + backlog,
                             filter=fresh + backlog + len(_pending(judged, index)))
-            fetchers = options.audioset.fetchers if new and options.audioset else 0
+            fetchers = min(options.audioset.fetchers, len(new)) if options.audioset else 0
             stage.run(out, work, [fetched, measured, judged], options.pipeline(workers=fetchers), token)
             index = _index(marks, wanted)
 
