@@ -4,7 +4,8 @@ Everything here handles ids and small records; media is touched by the stages' w
 """
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from manifests import records, shards, splits, storage
@@ -42,9 +43,8 @@ def build(options: Options) -> dict:
     marks = {name: Marks(one.folder(out)) for name, one in stages.items()}
 
     local = options.runner == "FnApiRunner"
-    with (storage.lock(out), Progress(out, stages, options) as progress, ending.sudden(progress.failed, local),
+    with (_alone(out), Progress(out, stages, options) as progress, ending.sudden(progress.failed, local),
           stage.lease(out) as token):
-        storage.sweep(storage.join(out, "stages"))  # media, and cookies, that a killed run left
         if not local:
             greeting.greet(out, options.pipeline(), options.worker_timeout)
         truth = storage.join(out, "sample", "truth.json")
@@ -97,6 +97,17 @@ def build(options: Options) -> dict:
         for one in stages.values():
             stage.tidy(one.folder(out))
     return stats
+
+
+@contextmanager
+def _alone(out: str) -> Iterator[None]:
+    """Nobody else builds here, and what a killed build left is gone: halves of files, downloads, cookies."""
+    with storage.lock(out):
+        for name in storage.names(out):
+            if name.startswith(storage.TEMPORARY):
+                storage.remove(storage.join(out, name))
+        storage.sweep(storage.join(out, "stages"))
+        yield
 
 
 def _listed(rows: Iterable[dict]) -> dict[str, dict]:

@@ -32,7 +32,9 @@ def statistics(ledger: Mapping[str, list[dict]], index: Mapping[str, Mapping[str
     return {
         "datasets": {dataset: _dataset(rows, measured, captions) for dataset, rows in ledger.items()},
         "made": {"source": options.source, "assignment": options.assignment, "seed": options.seed,
-                 "captions": options.captions, "thresholds": asdict(options.thresholds), "tagger": options.tagger,
+                 "captions": options.captions, "audioset": options.audioset and {
+                     "mucaps_span": options.audioset.mucaps_span, "exclude": list(options.audioset.exclude)},
+                 "thresholds": asdict(options.thresholds), "tagger": options.tagger,
                  "stages": {name: stage.tag for name, stage in stages.items()}},
     }
 

@@ -182,7 +182,7 @@ def test_errors_come_out_as_what_they_are():
     assert full.value.errno == 28
     with pytest.raises(Failed, match="FileNotFoundError"):
         sandbox.call(fail_to_write, 2, Limits())
-    assert outcome(fail_to_write, 12) == ("over_limits", "more than 2048 MiB")
+    assert outcome(fail_to_write, 12) == ("over_limits", "more than 3072 MiB")
 
 
 @pytest.mark.parametrize(("function", "argument"), [(spin, 0), (hold_the_lock, 0), (time.sleep, 60)])
@@ -241,7 +241,7 @@ def test_a_seized_process_has_no_say(tmp_path):
                 pickle.dumps(("nosuch", (), 0.0)), pickle.dumps(("done", 1, "soon"))):
         assert outcome(seize, framed(lie)) == ("decode_error", "the decoder crashed (its answer is no plain data)")
     assert not os.path.exists(target)
-    assert outcome(seize, b"\xff" * 8) == ("over_limits", "more than 2048 MiB")
+    assert outcome(seize, b"\xff" * 8) == ("over_limits", "more than 3072 MiB")
     assert outcome(seize, framed(b"x" * 100)[:50], SHORT) == ("over_limits", "more than 1 s")
 
 
