@@ -115,7 +115,8 @@ def preflight(settings: Settings) -> str | None:
     if settings.proxy is not None:
         try:
             address = urlsplit(settings.proxy)
-            sound = address.scheme in _PROXIES and address.hostname and address.port is not False
+            _ = address.port  # ValueError where it is none
+            sound = address.scheme in _PROXIES and address.hostname
         except ValueError:
             sound = False
         if not sound:  # not shown: there may be a password in it

@@ -36,7 +36,7 @@ _STARTING = 300.0  # s to start, to import and to prepare: no file's fault, and 
 _PIPE = 2**20      # bytes
 _SIZE = 8          # bytes, of a frame's length before it
 _LONGEST = 500     # letters of an error's text
-_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors that are no clip's fault, and would meet them all
 _FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 # Workers are the parallelism, and sums must not depend on the number of cores.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -320,7 +320,7 @@ def _answer(head: bytes, asked: BinaryIO, answers: BinaryIO, loaded: dict[bytes,
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             return _pickled("memory", (), started)
-        if isinstance(error, OSError) and error.errno in _MACHINE:
+        if isinstance(error, OSError) and error.errno in MACHINE:
             return _pickled("machine", (error.errno, error.strerror), started)
         place = traceback.extract_tb(error.__traceback__)[-1]
         words = f"{type(error).__name__}: {str(error)[:_LONGEST]}"

@@ -5,7 +5,6 @@ what became of each key, a digest of its row, and what it cost. Everything that 
 these markers, so it is the same for any runner. TAG changes with the stage's version and parameters and with those of
 the stage that it reads: bumping one redoes it and what follows, nothing before.
 """
-import errno
 import hashlib
 import json
 import platform
@@ -23,10 +22,9 @@ from threadpoolctl import threadpool_limits
 
 from manifests import shards, storage
 from manifests.outcomes import DONE, TRANSIENT, Loss
-from pipelines.sandbox import Failed, cpu_seconds
+from pipelines.sandbox import MACHINE, Failed, cpu_seconds
 
 _KNOWN = ("id", "source_id", "revision")  # of a row's input: kept for losses, too
-_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors that are no clip's fault, and would meet them all
 
 
 class Stop(Exception):
@@ -269,7 +267,7 @@ def _result(stage: Stage, row: dict) -> dict:
         raise RuntimeError(f"{stage.name}: a package is missing on worker {platform.node()}: {error}; "
                            "install this distribution and all it requires there") from error
     except Exception as error:  # one key's defect must not cost the others; it is told, and tried again
-        if isinstance(error, OSError) and error.errno in _MACHINE:
+        if isinstance(error, OSError) and error.errno in MACHINE:
             raise
         if isinstance(error, Failed):  # in the sandbox, which says where
             return result | {"outcome": "failed", "detail": str(error)}
