@@ -14,10 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from manifests import media, outcomes, records
+from manifests import media, records
 from manifests.outcomes import Loss
 from pipelines import download
-from pipelines.blame import blame
 from pipelines.download import Settings
 from tests.pipelines import timecode
 from tests.pipelines.server import TYPES, Reply, Server, serving
@@ -204,7 +203,7 @@ def test_sound_and_picture_of_two_files(server, tmp_path, files):
 
 
 def test_a_list_of_parts(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "_WAIT", 0)
+    monkeypatch.setattr("pipelines.span.WAIT", 0)
     listed = "#EXTM3U\n#EXT-X-TARGETDURATION:30\n#EXTINF:30,\nhere.ts\n"
     server.routes |= {name: Reply(text.encode(), TYPES["m3u8"]) for name, text in {
         "hls": listed + "#EXT-X-ENDLIST\n", "live": listed,
@@ -228,7 +227,7 @@ def test_a_list_of_parts(server, tmp_path, monkeypatch):
     (429, "rate_limited"), (451, "geo_blocked"), (503, "server_error")])
 def test_refusals(server, tmp_path, monkeypatch, status, expected):
     """At once, by the media that a page names, and only when ffmpeg asks."""
-    monkeypatch.setattr(download, "_WAIT", 0)
+    monkeypatch.setattr("pipelines.span.WAIT", 0)
     server.routes |= {"no": Reply(status=status), "page": Reply(PAGE % b'<video src="/no"></video>', "text/html"),
                       "late": lambda number: Reply(status=status) if number > 1 else server.routes["mp4"]}
     found = set()
@@ -242,7 +241,7 @@ def test_refusals(server, tmp_path, monkeypatch, status, expected):
 
 
 def test_asked_to_slow_down_nobody_insists_and_a_server_that_stumbles_is_asked_again(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "_WAIT", 0)
+    monkeypatch.setattr("pipelines.span.WAIT", 0)
     mp4 = server.routes["mp4"]
     answers = iter([Reply(status=429, headers={"Retry-After": "9"})] * 3)  # then it has calmed down
     server.routes["storm"] = lambda _: next(answers, mp4)
@@ -270,7 +269,7 @@ def test_asked_to_slow_down_nobody_insists_and_a_server_that_stumbles_is_asked_a
 ], ids=["page", "text", "text as audio", "json", "picture", "picture as video", "noise", "no index", "mute", "empty",
         "reset"])
 def test_what_is_no_media(server, tmp_path, monkeypatch, reply, expected):
-    monkeypatch.setattr(download, "_WAIT", 0)
+    monkeypatch.setattr("pipelines.span.WAIT", 0)
     server.routes["it"] = reply
     for number, span in enumerate(((), (2.0, 8.0))):
         found = loss(server, "it", tmp_path / f"{number}", *span, video=True)
@@ -287,7 +286,7 @@ def test_nobody_listens(tmp_path):
 @pytest.mark.parametrize("name", ["mp4", "webm", "mp3", "opus"])
 def test_the_source_ends_or_the_transfer_broke_off(server, tmp_path, monkeypatch, name):
     """The same seconds are missing, for different reasons."""
-    monkeypatch.setattr(download, "_WAIT", 0)
+    monkeypatch.setattr("pipelines.span.WAIT", 0)
     whole = server.routes[name]
     for number, span in enumerate(((35.0, 45.0), (39.5, 49.5), (40.5, 50.5), (60.0, 70.0))):
         reason, detail = loss(server, name, tmp_path / f"past{number}", *span)
@@ -323,8 +322,8 @@ def test_a_connection_that_broke_once_is_mended(server, tmp_path, files):
 
 @pytest.mark.parametrize("name", ["mp4", "opus"])
 def test_a_server_that_falls_silent(server, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(download, "_TIMEOUT", 1)
-    monkeypatch.setattr(download, "_RETRIES", 0)
+    monkeypatch.setattr("pipelines.span.TIMEOUT", 1)
+    monkeypatch.setattr("pipelines.span.RETRIES", 0)
     whole = server.routes[name]
     server.routes["silent"] = replace(whole, stalled_at=len(whole.body) // 2)
     assert loss(server, "silent", tmp_path / "1", 28.0, 38.0) == ("network", "timed out")
@@ -334,7 +333,7 @@ def test_a_server_that_falls_silent(server, tmp_path, monkeypatch, name):
 
 
 def test_slow_is_not_broken(server, tmp_path, files, monkeypatch):
-    monkeypatch.setattr(download, "_TIMEOUT", 1)
+    monkeypatch.setattr("pipelines.span.TIMEOUT", 1)
     server.routes["slow"] = replace(server.routes["mp3"], pause=0.02)
     assert fetch(server, "slow", tmp_path / "1")["audio"] == files["mp3"]
     assert read_clip(fetch(server, "slow", tmp_path / "2", 5.0, 8.0)["audio"])[:2] == (5.0, 8.0)
@@ -348,7 +347,7 @@ def told(url: str, seconds: int) -> Reply:
 
 
 def test_a_told_duration_is_checked_and_may_be_rounded(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "_WAIT", 0)
+    monkeypatch.setattr("pipelines.span.WAIT", 0)
     server.routes |= {f"told{seconds}": told(server.url("mp3"), seconds) for seconds in (39, 40, 41, 80)}
     for seconds in (39, 41):
         assert read_clip(fetch(server, f"told{seconds}", tmp_path / f"a{seconds}", 30.0, 40.0)["audio"])[1] == 40.0
@@ -534,105 +533,6 @@ def test_what_is_missing_everywhere_is_told(tmp_path, monkeypatch):
     monkeypatch.delenv("IMAGEIO_FFMPEG_EXE")
     found = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, cwd=ROOT).stdout
     assert found == "YouTube needs yt-dlp's challenge scripts: pip install yt-dlp-ejs\n"
-
-
-HINT = ("Use --cookies-from-browser or --cookies for the authentication. See  https://github.com/yt-dlp/yt-dlp/wiki/FAQ"
-        "#how-do-i-pass-cookies-to-yt-dlp  for how to manually pass cookies. Also see  https://github.com/yt-dlp/yt-dlp/"
-        "wiki/Extractors#exporting-youtube-cookies  for tips on effectively exporting YouTube cookies")
-
-
-@pytest.mark.parametrize(("said", "reason", "detail"), [
-    ("Video unavailable", "removed", "Video unavailable"),
-    ("This video is not available", "forbidden", ...),
-    ("This video isn't available anymore", "removed", ...),
-    ("Video unavailable. This video has been removed by the uploader", "removed", ...),
-    ("Video unavailable. This video is no longer available because the YouTube account associated with this video has "
-     "been terminated.", "removed", ...),
-    ("This video has been removed for violating YouTube's Terms of Service", "removed", ...),
-    ("This video contains content from SME, who has blocked it on copyright grounds", "removed", ...),
-    ("This live stream recording is not available.", "forbidden", ...),
-    (f"Private video. Sign in if you've been granted access to this video. {HINT}", "private",
-     "Private video. Sign in if you've been granted access to this video."),
-    ("Video unavailable. This video is private", "private", ...),
-    ("Video unavailable. This video contains content from SME, who has blocked it in your country on copyright grounds",
-     "geo_blocked", ...),
-    (f"Sign in to confirm you’re not a bot. {HINT}", "bot_check", "Sign in to confirm you’re not a bot."),
-    (f"Please sign in. {HINT}", "bot_check", "Please sign in."),  # what a blocked address is told
-    ("Video unavailable. YouTube is requiring a captcha challenge before playback", "bot_check", ...),
-    ("All player responses are invalid. Your IP is likely being blocked by Youtube", "bot_check", ...),
-    (f"Sign in to confirm your age. This video may be inappropriate for some users. {HINT}", "restricted",
-     "Sign in to confirm your age. This video may be inappropriate for some users."),
-    ("This video is available to this channel's members on level: A (or any higher level). Join this channel to get "
-     "access to members-only content and other exclusive perks.", "restricted", ...),
-    ("This video requires payment to watch", "restricted", ...),
-    ("This video is only available to Music Premium members", "restricted", ...),
-    (f"This video is only available for registered users. {HINT}", "restricted", ...),
-    ("This video is DRM protected", "restricted", ...),
-    ("Video unavailable. This content isn't available, try again later. The current session has been rate-limited by "
-     "YouTube for up to an hour. It is recommended to use `-t sleep` to add a delay between video requests to avoid "
-     "exceeding the rate limit. For more information, refer to  https://github.com/yt-dlp/yt-dlp/wiki/Extractors"
-     "#this-content-isnt-available-try-again-later", "rate_limited",
-     "Video unavailable. This content isn't available, try again later. The current session has been rate-limited by "
-     "YouTube for up to an hour"),
-    ("Premieres in 2 hours", "live", "live, or not shown yet"),
-    ("This live event will begin in 3 days.", "live", "live, or not shown yet"),
-    ("We're processing this video. Check back later.", "server_error", ...),
-    ("An error occurred. Please try again later.", "server_error", ...),
-    ("The page needs to be reloaded.", "server_error", ...),
-    ("Video unavailable. The following content is not available on this app. Watch on the latest version of YouTube",
-     "forbidden", ...),
-    ("Requested format is not available. Use --list-formats for a list of available formats", "forbidden",
-     "Requested format is not available."),
-    ("Something that nobody has said before", "forbidden", "Something that nobody has said before"),
-])
-def test_youtubes_words(said, reason, detail):
-    """As yt-dlp raises them: an expected error with the player's reason."""
-    from yt_dlp.utils import DownloadError, ExtractorError
-
-    error = ExtractorError(said, expected=True, video_id="abc-_123")
-    error.ie = "youtube"
-    found = blame(DownloadError(f"\x1b[0;31mERROR:\x1b[0m {error}", (type(error), error, None)))
-    assert found.reason == reason
-    if detail is not ...:
-        assert found.detail == detail
-    assert found.reason in outcomes.REASONS
-    assert "http" not in found.detail and "\x1b" not in found.detail and "abc-_123" not in found.detail
-
-
-def test_what_was_raised_counts_before_what_was_said():
-    from yt_dlp.networking.exceptions import TransportError
-    from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError, UnavailableVideoError
-
-    def blamed(error: Exception, *warnings: str) -> tuple[str, str]:
-        found = blame(DownloadError("ERROR: Video unavailable", (type(error), error, None)), list(warnings))
-        return found.reason, found.detail
-
-    assert blamed(GeoRestrictedError("Not here", countries=["DE"])) == ("geo_blocked", "Not here")
-    reset = ConnectionResetError(errno.ECONNRESET, "x")
-    assert blamed(ExtractorError("x", cause=TransportError(cause=reset))) == ("network", os.strerror(errno.ECONNRESET))
-    full = UnavailableVideoError("x")
-    full.__context__ = OSError(errno.ENOSPC, "No space left on device", "/some/where")
-    for number in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
-        full.__context__ = OSError(number, "x", "/some/where")
-        with pytest.raises(OSError) as caught:
-            blamed(full)
-        assert (caught.value.errno, caught.value.filename) == (number, None)
-
-
-def test_where_an_error_says_nothing_the_warnings_count_but_never_for_good():
-    from yt_dlp.utils import DownloadError, ExtractorError
-
-    error = ExtractorError("Failed to extract any player response")
-    raised = DownloadError(f"ERROR: {error}", (type(error), error, None))
-    slow = "[youtube] Unable to download API page: HTTP Error 429: Too Many Requests (caused by <HTTPError 429>)"
-    lost = "[youtube] Unable to download API page: ('Connection aborted.', <x at 0x7f>) (caused by TransportError())"
-    old = "The provided YouTube account cookies are no longer valid. They have likely been rotated"
-    gone = "[youtube] HTTP Error 404: Not Found"
-    assert blame(raised, [slow, old, gone]).reason == "rate_limited"
-    found = blame(raised, [old, lost])
-    assert (found.reason, found.detail) == ("network", "broke off")
-    found = blame(raised, [old, gone])
-    assert (found.reason, found.detail) == ("failed", "yt-dlp: Failed to extract any player response")
 
 
 # As a program
