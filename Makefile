@@ -5,7 +5,7 @@ PY := .venv/bin/python
 
 SOURCE ?= sample
 OUT ?= data
-DATASETS ?= mucaps
+DATASETS ?= mucaps,muedit,muimage,muvideo,musicqa
 CAPTIONS ?= measured
 SEED ?= 0
 MEDIA ?=
@@ -57,6 +57,7 @@ lint: setup  ## ruff
 bench: setup  ## speed and memory, to benchmarks/*.json
 	$(PY) benchmarks/floor.py
 	$(PY) benchmarks/audioset.py
+	$(PY) benchmarks/pairing.py
 
 lock: setup  ## resolve setup.py anew into requirements.txt
 	$(PY) -m pip install --quiet uv

@@ -18,9 +18,11 @@ setup(
         "librosa>=0.11,<0.12",
         "numpy>=2",
         "onnxruntime>=1.20",
+        "pillow>=12,<13",         # frames as JPEG: another version may write other bytes
         "psutil",
         "pyarrow>=25",
         "pyloudnorm>=0.2,<0.3",
+        "python-stretch>=0.3.1,<0.4",  # Signalsmith Stretch: another version may make other edits
         "pyyaml",
         "scipy",
         "silero-vad>=6.2.3,<7",
@@ -32,5 +34,6 @@ setup(
         "yt-dlp>=2026.10.26",
         "yt-dlp-ejs>=0.8,<0.9",
     ],
-    extras_require={"dev": ["flask", "flask-cors", "moto[s3]", "pytest", "pytest-xdist", "ruff", "s3fs", "soundfile"]},
+    extras_require={"dev": ["flask", "flask-cors", "matplotlib", "moto[s3]", "pytest", "pytest-xdist", "ruff", "s3fs",
+                            "soundfile"]},
 )

@@ -3,7 +3,7 @@
 What it makes is bit-exact from run to run: one thread encodes, and containers carry no date.
 """
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
 
@@ -12,18 +12,12 @@ import numpy as np
 
 from manifests import media
 from manifests.media import MediaError
+from manifests.picture import BITEXACT, TICK, encoder
 
 RATE = 48000  # Hz, of the sound: what Opus knows
 _BIT_RATE = 160_000
 _FRAME = 960  # samples, 20 ms
-_TICK = Fraction(1, 1000)  # s: Matroska's
 _MAX_HEIGHT = 480
-_BITEXACT = {"fflags": "+bitexact"}
-# x264's macroblock tree reads memory that it never wrote: with it, bytes vary from run to run even on one thread.
-_X264 = {"preset": "veryfast", "crf": "23", "x264-params": "mbtree=0"}
-# The colours' meaning, which the numbers alone do not tell.
-_COLOURS = ("color_range", "colorspace", "color_primaries", "color_trc")
-_RGB = {"colorspace": 0}  # our pixels are none
 
 
 def cut(source, start: float, end: float, picture: bool = False) -> tuple[dict[str, bytes | str | None], float]:
@@ -40,28 +34,38 @@ def cut(source, start: float, end: float, picture: bool = False) -> tuple[dict[s
     return {"audio": audio, "audio_format": "opus", "video": video, "video_format": video and "mkv"}, samples / RATE
 
 
+def opus(samples: np.ndarray) -> bytes:
+    """A whole waveform in the same form: float32 [channels, n] at RATE, one channel or two, exactly n samples."""
+    return _encoded([np.ascontiguousarray(samples.T, np.float32)], "mono" if len(samples) == 1 else "stereo")[0]
+
+
 def _sound(source, start: float, wanted: int) -> tuple[bytes, int]:
-    target, done = io.BytesIO(), 0
     with media._open(source) as container:
         stream = media._stream(container, "audio")
         if stream is None:
             raise MediaError("there is no audio stream", missing="audio")
         layout = "mono" if stream.codec_context.layout.nb_channels == 1 else "stereo"
-        with av.open(target, "w", format="ogg", options=_BITEXACT) as sink:
-            opus = sink.add_stream("libopus", rate=RATE, layout=layout, options={"vbr": "constrained"})
-            opus.bit_rate = _BIT_RATE
-            waiting = av.AudioFifo()
-            for packed in _samples(container, stream, layout, start, wanted):
-                frame = av.AudioFrame.from_ndarray(packed.reshape(1, -1), format="flt", layout=layout)
-                frame.sample_rate, frame.pts, frame.time_base = RATE, done, Fraction(1, RATE)
-                waiting.write(frame)
-                done += len(packed)
-                for whole in waiting.read_many(_FRAME):
-                    sink.mux(opus.encode(whole))
-            # The last frame may be short: Ogg's end position says by how much.
-            for rest in waiting.read_many(_FRAME, partial=True) if done else ():
-                sink.mux(opus.encode(rest))
-            sink.mux(opus.encode(None))
+        return _encoded(_samples(container, stream, layout, start, wanted), layout)
+
+
+def _encoded(parts: Iterable[np.ndarray], layout: str) -> tuple[bytes, int]:
+    """float32 [n, channels] each, at RATE, as Ogg Opus, and how many samples it holds; b"" for none."""
+    target, done = io.BytesIO(), 0
+    with av.open(target, "w", format="ogg", options=BITEXACT) as sink:
+        coded = sink.add_stream("libopus", rate=RATE, layout=layout, options={"vbr": "constrained"})
+        coded.bit_rate = _BIT_RATE
+        waiting = av.AudioFifo()
+        for packed in parts:
+            frame = av.AudioFrame.from_ndarray(packed.reshape(1, -1), format="flt", layout=layout)
+            frame.sample_rate, frame.pts, frame.time_base = RATE, done, Fraction(1, RATE)
+            waiting.write(frame)
+            done += len(packed)
+            for whole in waiting.read_many(_FRAME):
+                sink.mux(coded.encode(whole))
+        # The last frame may be short: Ogg's end position says by how much.
+        for rest in waiting.read_many(_FRAME, partial=True) if done else ():
+            sink.mux(coded.encode(rest))
+        sink.mux(coded.encode(None))
     return (target.getvalue(), done) if done else (b"", 0)
 
 
@@ -94,21 +98,14 @@ def _picture(source, start: float, end: float) -> bytes | None:
         stream = media._stream(container, "video")
         if stream is None:
             return None
-        with av.open(target, "w", format="matroska", options=_BITEXACT) as sink:
+        with av.open(target, "w", format="matroska", options=BITEXACT) as sink:
             coded = None
             for shown, until, frame in _shown(container, stream, start, end):
                 if coded is None:
-                    coded = sink.add_stream("libx264", rate=stream.average_rate or 25, options=_X264)
-                    coded.width, coded.height = _size(frame, stream)
-                    coded.pix_fmt, coded.thread_count = "yuv420p", 1
-                    coded.codec_context.time_base = _TICK
-                    coded.codec_context.flags |= av.codec.context.Flags.frame_duration
-                    for colour in _COLOURS:
-                        if (value := getattr(stream.codec_context, colour)) != _RGB.get(colour):
-                            setattr(coded.codec_context, colour, value)
+                    coded = encoder(sink, stream, *_size(frame, stream))
                 frame = frame.reformat(coded.width, coded.height, "yuv420p")
                 frame.pict_type = av.video.frame.PictureType.NONE  # the source's choice of key frames is not ours
-                frame.pts, frame.duration, frame.time_base = shown, until - shown, _TICK
+                frame.pts, frame.duration, frame.time_base = shown, until - shown, TICK
                 sink.mux(coded.encode(frame))
             if coded is None:
                 return None
@@ -118,11 +115,11 @@ def _picture(source, start: float, end: float) -> bytes | None:
 
 def _shown(container, stream, start: float, end: float) -> Iterator[tuple[int, int, av.VideoFrame]]:
     """Each frame that is on display between `start` and `end`, with the ticks from `start` when it comes and goes."""
-    held, shown, last = None, 0, round((end - start) / _TICK)
+    held, shown, last = None, 0, round((end - start) / TICK)
     for frame in media._frames(container, stream):
         if frame.pts is None:
             continue
-        tick = round((_time(frame, container) - start) / _TICK)
+        tick = round((_time(frame, container) - start) / TICK)
         if tick >= last:
             break
         if held is not None and tick > max(shown, 0):

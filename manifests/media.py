@@ -108,7 +108,7 @@ def frames(media, count: int, short_side: int | None = None) -> np.ndarray:
     Two passes: the first counts frames, so that memory holds the chosen ones only.
     """
     total = sum(1 for _ in _video(media))
-    wanted = np.linspace(0, total - 1, count).round().astype(int)
+    wanted = spread(total, count)
     chosen = {}
     needed = set(wanted.tolist())
     for index, frame in enumerate(_video(media)):
@@ -123,6 +123,11 @@ def frames(media, count: int, short_side: int | None = None) -> np.ndarray:
                 picture = frame.reformat(format="rgb24", width=first.shape[1], height=first.shape[0]).to_ndarray()
             chosen[index] = picture
     return np.stack([chosen[index] for index in wanted.tolist()])
+
+
+def spread(total: int, count: int) -> np.ndarray:
+    """`count` indices evenly from the first of `total` frames to the last; repeated where there are fewer."""
+    return np.linspace(0, total - 1, count).round().astype(int)
 
 
 def part(media) -> dict[str, bytes | str | None]:

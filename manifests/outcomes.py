@@ -9,6 +9,7 @@ PERMANENT = {
     "restricted": "only for those who signed in: age, membership, purchase",
     "unsupported": "what the address gives is no media (a page, a picture)",
     "no_audio": "the media has no audio stream",
+    "no_video": "the media has no picture",
     "decode_error": "the media cannot be decoded",
     "over_limits": "took more time or memory than --max-file-seconds or --max-file-memory to decode",
     "too_large": "more bytes than --max-bytes",
@@ -20,7 +21,12 @@ PERMANENT = {
     "speech": "more speech than --max-speech",
     "not_music": "noise-like: flat spectrum, no pitch, no beat; or the tagger says so",
     "duplicate": "the same recording as another clip, which was kept",
+    "no_pair": "no other clip is alike enough in rhythm, pitch and level to be its pair (MUEdit)",
+    "unconfirmed": "the edit could not be confirmed in the sound",
+    "not_described": "--descriptions says nothing of it (MusicQA)",
     "caption_failed": "the captioner gave no usable caption",
+    "instruction_failed": "the writer gave no usable instruction or answer",
+    "contradicted": "its caption contradicts the measurements (--drop-contradictions)",
 }
 
 # Asked again on the next run.

@@ -38,6 +38,7 @@ MEASUREMENT = pa.schema([
     ("tempo_confidence", pa.float64()),  # 0..1
     ("beats", pa.list_(pa.float32())),   # s
     ("onset_rate", pa.float64()),        # onsets per second
+    ("pulse", pa.list_(pa.float32())),   # -1..1: what returns after 1/4, 1/3, 1/2, 2/3, 3/4, 1 beat; empty: no beat
     ("key", pa.string()),                # "C" ... "B", sharps
     ("mode", pa.string()),               # "major" | "minor"
     ("key_confidence", pa.float64()),    # 0..1
@@ -70,12 +71,96 @@ CAPTION = pa.schema([
 
 VERDICT = pa.schema(_RESULT)  # the filter's
 
+_LOOKS = [
+    ("brightness", pa.float64()),        # 0..1: mean lightness, CIE L* / 100
+    ("contrast", pa.float64()),          # 0..1: standard deviation of luma
+    ("saturation", pa.float64()),        # mean chroma in CIELAB, 0..130
+    ("sharpness", pa.float64()),         # 0..1: steepness of edges; null where there are none
+    ("colours", pa.list_(pa.float32())),  # shares of captioners.looks.COLOURS, sum 1
+]
+
+# One picture of each clip. Its looks are measured by captioners.looks.
+FRAME = pa.schema([
+    *_RESULT,
+    ("image", pa.large_binary()),        # null where outcome is a loss
+    ("image_format", pa.string()),       # file extension that fits `image`
+    ("sha256", pa.string()),             # of `image`
+    ("frame_time", pa.float64()),        # s from the clip's beginning
+    ("width", pa.int32()),               # pixels, of `image`
+    ("height", pa.int32()),
+    *_LOOKS,
+])
+
+# Each clip's film, as a dataset holds it.
+VIDEO = pa.schema([
+    *_RESULT,
+    ("video", pa.large_binary()),        # H.264 without sound; null where the clip store's is that already
+    ("video_format", pa.string()),       # file extension that fits the film, whoever holds it
+    ("sha256", pa.string()),             # of the film, whoever holds it
+    ("width", pa.int32()),               # pixels
+    ("height", pa.int32()),
+    ("frames", pa.int32()),              # how many can be decoded
+    ("duration", pa.float64()),          # s, from the first frame to the last one's end
+    ("fps", pa.float64()),               # mean
+    ("frame_index", pa.list_(pa.int32())),     # of 32 frames, evenly from first to last
+    *_LOOKS,                             # means over time
+    ("brightness_spread", pa.float64()),       # standard deviation of brightness over time
+    ("brightness_trend", pa.float64()),        # its rise from beginning to end
+    ("colour_change", pa.float64()),           # 0..1: share of the picture that differs from the mean colours
+    ("motion", pa.float64()),                  # picture heights per second
+    ("cuts", pa.list_(pa.float32())),          # s
+])
+
+# One turn of a conversation, in the layout that M²UGen's datasets are published in.
+TURN = pa.struct([
+    ("from", pa.string()),               # "human" | "gpt"
+    ("value", pa.string()),
+    ("input_modality", pa.string()),     # "audio" | "image" | "video"; null in gpt's turns
+    ("output_modality", pa.string()),    # "audio" | "text"; null in human's turns
+    ("caption", pa.string()),            # of the medium that goes in or comes out; null where the value tells it
+])
+
+INSTRUCTION = pa.schema([
+    *_RESULT,
+    ("revision", pa.string()),           # of the captions that it rests on
+    ("conversation", pa.list_(TURN)),
+    ("instructor", pa.string()),         # "template", or the model's id
+    ("instructor_revision", pa.string()),
+    ("prompt_version", pa.int64()),
+    ("instruction_seed", pa.int64()),
+])
+
 LEDGER = pa.schema([
     ("dataset", pa.string()),
-    ("id", pa.string()),
+    ("id", pa.string()),                # of the row, or of the clip that no row came of
     ("source_id", pa.string()),
+    ("target_source_id", pa.string()),  # where a row has two source videos
     ("uri", pa.string()),               # where the source had it: of a folder, the file
     ("split", pa.string()),
     ("outcome", pa.string()),
     ("detail", pa.string()),
+])
+
+# Whether the caption says what was measured: "agrees", "contradicts", or null where nothing was stated or could
+# be judged. `detail` tells what contradicts.
+AGREEMENT = pa.schema([
+    *_RESULT,
+    ("revision", pa.string()),           # of the caption
+    ("tempo", pa.string()),
+    ("key", pa.string()),
+    ("mode", pa.string()),
+    ("percussion", pa.string()),
+])
+
+# A clip with its tempo or its pitch changed, and what was measured of it then.
+EDIT = pa.schema([
+    *_RESULT,
+    ("revision", pa.string()),           # of the clip
+    ("audio", pa.large_binary()),
+    ("audio_format", pa.string()),
+    ("sha256", pa.string()),             # of `audio`
+    ("gain", pa.float64()),              # dB, at most 0: it is made quieter where it would exceed full scale
+    ("confidence", pa.float64()),        # 0..1: how well the sound confirms the edit (pairing.edits.confirm)
+    # Tempo, beats, pulse and key are the clip's own, changed as the edit changes them; the rest is measured.
+    *[field for field in MEASUREMENT if field.name not in dict(_RESULT)],
 ])

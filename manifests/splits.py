@@ -1,15 +1,17 @@
 """Which dataset and split a source video belongs to: a hash of its id, decided before anything is fetched.
 
-`shared`: every video serves every dataset, with one evaluation fraction. `disjoint`: each video serves one dataset,
-drawn in proportion to the published sizes, with that dataset's own fraction. Either way a video is in one split only,
-and one that others measure their models on (`manifests.heldout`) is never in "train".
+`shared`: every video serves every dataset, with the paper's pooled evaluation fraction. `disjoint`: each video serves
+one dataset, drawn in proportion to the published sizes, with that dataset's own fraction. Either way a video is in one
+split only, and one that others measure their models on (`manifests.heldout`) is never in "train".
 """
 import hashlib
 
 from manifests import heldout
 
 # M²UGen's published sizes: (evaluation rows, all rows) (arXiv 2311.11255, section 4).
-SIZES = {"mucaps": (4000, 25966), "muimage": (2500, 12466), "muvideo": (2500, 15703), "muedit": (2000, 12815)}
+PUBLISHED = {"mucaps": (4000, 25966), "muimage": (2500, 12466), "muvideo": (2500, 15703), "muedit": (2000, 12815)}
+# MusicQA was made from other people's collections; of videos that are ours it gets as many as the smallest of those.
+SIZES = {**PUBLISHED, "musicqa": PUBLISHED["muimage"]}
 ASSIGNMENTS = ("shared", "disjoint")
 TRAIN, EVAL = "train", "eval"
 
@@ -24,8 +26,10 @@ def assign(source_id: str, dataset: str, assignment: str) -> str | None:
 
     A held-out video is "eval" wherever it may be used.
     """
+    if dataset not in SIZES:
+        raise KeyError(f"unknown dataset {dataset!r}; known: {', '.join(SIZES)}")
     if assignment == "shared":
-        evaluation, total = (sum(column) for column in zip(*SIZES.values(), strict=True))
+        evaluation, total = (sum(column) for column in zip(*PUBLISHED.values(), strict=True))
     elif assignment == "disjoint":
         evaluation, total = SIZES[dataset]
         if owner(source_id) != dataset:

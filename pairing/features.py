@@ -5,7 +5,7 @@ import soxr
 from pairing import fingerprint, level, rhythm, speech, timbre, tonality
 
 # Of everything under pairing/ that `measure` calls: bump it when any output changes, and all clips are measured anew.
-VERSION = 1
+VERSION = 2
 
 FINGERPRINTED = 60.0  # s: enough to know a recording by, and whole tracks do not fill the memory
 RATE = 22050        # Hz, of the signal that rhythm, tonality, timbre and fingerprint share

@@ -59,14 +59,17 @@ _TIGHTNESS = 300.0              # how much a beat dislikes to be early or late
 _CLARITY = (0.15, 0.5)          # of speech and free rhythm, and of what is played to a beat
 _NO_BEAT = 0.01                 # confidence below which there is none
 
+PULSE = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4, 1)  # fractions of a beat after which `pulse` asks what returns
+
 
 def rhythm(y: np.ndarray) -> dict:
     """Tempo, beats and onsets of a mono float signal at 22050 Hz, of any length and level.
 
     Keys: `tempo` (BPM, None where no beat was found), `tempo_confidence` (0..1: how steady the beat is, and how sure
-    its octave), `beats` (s), `onset_rate` (onsets per second).
+    its octave), `beats` (s), `onset_rate` (onsets per second), `pulse` (what returns after the fractions PULSE of a
+    beat, -1..1; empty where no beat was found).
     """
-    found = {"tempo": None, "tempo_confidence": 0.0, "beats": [], "onset_rate": 0.0}
+    found = {"tempo": None, "tempo_confidence": 0.0, "beats": [], "onset_rate": 0.0, "pulse": []}
     if len(y) < _SHORTEST * RATE:
         return found
     y = y - np.mean(y, dtype=np.float64).astype(np.float32)
@@ -85,7 +88,9 @@ def rhythm(y: np.ndarray) -> dict:
     if confidence < _NO_BEAT:
         return found
     beats = track(envelopes, period)
-    found["tempo"] = round(60 * FPS / slope(beats, period), 2)
+    exact = slope(beats, period)
+    found["tempo"] = round(60 * FPS / exact, 2)
+    found["pulse"] = pulse(envelopes, exact)
     found["tempo_confidence"] = round(confidence, 4)
     heard = beats[(beats > onsets[0] - period / 2) & (beats < onsets[-1] + period)]
     found["beats"] = [round(max(0.0, float(beat - _DELAY) / FPS), 3) for beat in heard]
@@ -202,6 +207,18 @@ def clarity(envelopes: np.ndarray, periods: np.ndarray) -> np.ndarray:
     curve = _correlate(onsets, onsets, len(onsets) // 2)
     lags = np.multiply.outer(periods, np.outer((1, 2, 4), (0.99, 1, 1.01)).ravel())
     return _at(curve, lags).max(axis=1) / max(curve[0], 1e-9)
+
+
+def pulse(envelopes: np.ndarray, period: float) -> list[float]:
+    """How the beat is divided: the autocorrelation of onset strength at the fractions PULSE of `period` frames, over
+    that at lag 0. Straight eighths return after 1/2, sixteenths after 1/4 too, triplets and swing after 1/3 and 2/3.
+
+    An autocorrelation looks at distances between onsets only, so that it is the same wherever the clip begins.
+    """
+    onsets = _onsets(envelopes)
+    curve = _correlate(onsets, onsets, round(period) + 2)
+    shares = _at(curve, np.multiply(PULSE, period)) / max(curve[0], 1e-9)
+    return [round(float(share), 4) for share in np.clip(shares, -1, 1)]
 
 
 def _onsets(envelopes: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ def _row(segment: audioset.Segment, span: str, source: Source, assignment: str) 
            "start": None, "end": None, "video": False, "revision": "track"}
     if span == "segment":
         # Which datasets a build makes must not matter here: a picture that another one wants would be fetched anew.
-        video = assignment == "shared" or splits.owner(segment.id) != "mucaps"
+        video = assignment == "shared" or splits.owner(segment.id) in ("muimage", "muvideo")
         row |= {"id": f"{segment.id}_{round(segment.start * 1000)}", "start": segment.start, "end": segment.end,
                 "video": video, "revision": f"{segment.start:.3f}-{segment.end:.3f}" + " video" * video}
     return row

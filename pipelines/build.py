@@ -2,26 +2,35 @@
 
 Everything here handles ids and small records; media is touched by the stages' workers only.
 """
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from manifests import records, shards, splits, storage
 from manifests.outcomes import DONE
-from pipelines import caption, card, duplicates, ending, fetch, greeting, measure, report, sample, stage, write
+from pipelines import (
+    caption,
+    card,
+    check,
+    duplicates,
+    ending,
+    fetch,
+    greeting,
+    measure,
+    report,
+    sample,
+    stage,
+    write,
+)
 from pipelines import filter as filtering
-from pipelines.audioset import MOST
-from pipelines.breaker import Breaker
+from pipelines.lines import Line
 from pipelines.options import Options
 from pipelines.progress import Progress
-from pipelines.stage import Entry, Marks, Stage, Task
+from pipelines.stage import Stage
+from pipelines.work import Work
 
-_FEW = 5000       # captions: a second or two of work for the measured captioner
-_LITTLE = 2**30   # bytes to write: likewise
-
-Index = dict[str, dict[str, Entry]]  # stage → key → what became of it
+_LITTLE = 2**30  # bytes to write: a second or two
 
 
 def build(options: Options) -> dict:
@@ -34,13 +43,7 @@ def build(options: Options) -> dict:
                            and fetch.serves(row, dataset, options)]
                  for dataset in options.datasets}
     wanted = {key: segments[key] for keys in requested.values() for key in keys}
-
-    fetched = fetch.stage(options)
-    measured = replace(measure.stage(fetched, options.tagger, options.limits), again=options.retry)
-    judged = filtering.stage(measured, options.thresholds)
-    captioned = replace(caption.stage(measured, options.seed), again=options.retry)
-    stages = {one.name: one for one in (fetched, measured, judged, captioned)}
-    marks = {name: Marks(one.folder(out)) for name, one in stages.items()}
+    stages = _stages(options)
 
     local = options.runner == "FnApiRunner"
     with (_alone(out), Progress(out, stages, options) as progress, ending.sudden(progress.failed, local),
@@ -52,51 +55,50 @@ def build(options: Options) -> dict:
             storage.write_json(truth, sample.truth(segments))
         else:
             storage.remove(truth)  # of an earlier build here
-        index = _index(marks, wanted)
-        new = _new(fetched, wanted, index, marks["fetch"], options)
-        work = new + _tasks(index, {*_pending(measured, index), *_pending(judged, index)})
-        if work:
-            fresh = sum(len(task.rows) for task in new)
-            backlog = len(_pending(measured, index))
-            progress.expect(fetch=fresh, measure=fresh + backlog,
-                            filter=fresh + backlog + len(_pending(judged, index)))
-            fetchers = min(options.audioset.fetchers, len(new)) if options.audioset else 0
-            stage.run(out, work, [fetched, measured, judged], options.pipeline(workers=fetchers), token)
-            index = _index(marks, wanted)
+        work = Work(options, stages, segments, split, progress, token)
+        work.ask([stages["fetch"], stages["measure"], stages["filter"]], wanted)
 
-        kept = [key for key, entry in index["filter"].items() if entry.outcome == DONE]
-        repeats = duplicates.find(out, kept, index["fetch"], index["measure"], split,
-                                  options.thresholds.max_duplicate_error)
+        kept = work.done(wanted, ("fetch", "measure", "filter"))
+        work.index["duplicates"] = duplicates.find(out, kept, segments, work.index, split,
+                                                   options.thresholds.max_duplicate_error)
+        kept = work.done(kept, ("duplicates",))
+        work.follow([stages["caption"]], kept)
+        kept = work.done(kept, ("caption",))
+        work.ask([stages["check"]], {key: work.row(key, {"caption": ("caption", key), "measurement": ("measure", key)})
+                                     for key in kept})
 
-        kept = set(kept) - set(repeats)
-        work = _tasks(index, [key for key in _pending(captioned, index) if key in kept])
-        if work:
-            clips = sum(len(task.keys) for task in work)
-            progress.expect(caption=clips)
-            stage.run(out, work, [captioned], options.pipeline(small=clips < _FEW), token)
-            index = _index(marks, wanted)
+        lines = {dataset: sorted(write.DATASETS[dataset].lines(work, keys), key=lambda line: line.id)
+                 for dataset, keys in requested.items()}
+        plans = {dataset: write.plan(dataset, [line for line in found if line.outcome == DONE], segments, split,
+                                     work.index)
+                 for dataset, found in lines.items()}
+        missing = [shard for plan in plans.values() for shard in plan if not write.written(out, shard)]
+        if missing:
+            progress.expect({"write": sum(len(shard.rows) for shard in missing)})
+            write.run(out, missing, options.pipeline(small=sum(shard.media for shard in missing) < _LITTLE))
 
-        ledger = {dataset: [_fate(dataset, segments[key], split[key], index, repeats) for key in sorted(keys)]
-                  for dataset, keys in requested.items()}
-        plans = {dataset: write.plan(dataset, {row["id"]: row["split"] for row in rows if row["outcome"] == DONE},
-                                     index["fetch"], index["measure"], index["caption"])
-                 for dataset, rows in ledger.items()}
-        work = [shard for plan in plans.values() for shard in plan if not write.written(out, shard)]
-        if work:
-            progress.expect(write=sum(len(shard.rows) for shard in work))
-            size = sum(index["fetch"][row.id].bytes for shard in work for row in shard.rows)
-            write.run(out, work, options.pipeline(small=size < _LITTLE))
-
-        stats = report.statistics(ledger, index, options, stages)
-        for dataset, rows in ledger.items():
+        stats = report.statistics(lines, work)
+        for dataset, found in lines.items():
             write.finish(out, dataset, plans[dataset], card.card(out, dataset, plans[dataset], stats))
-            shards.write(storage.join(out, "ledger", f"{dataset}.arrow"), records.LEDGER, rows)
+            shards.write(storage.join(out, "ledger", f"{dataset}.arrow"), records.LEDGER,
+                         (_told(dataset, line, work) for line in found))
         storage.write_json(storage.join(out, "stats.json"), stats)
         for folder in ("sample", "stages", "ledger"):
             storage.sweep(storage.join(out, folder))
         for one in stages.values():
             stage.tidy(one.folder(out))
     return stats
+
+
+def _stages(options: Options) -> dict[str, Stage]:
+    """Every stage of this build, in the order of their work."""
+    fetched = fetch.stage(options)
+    measured = measure.stage(fetched, options.tagger, options.limits)
+    floor = [fetched, measured, filtering.stage(measured, options.thresholds), caption.stage(measured, options.seed),
+             check.stage(options.drop_contradictions)]
+    named = {one.name: one for one in floor}
+    named |= {one.name: one for dataset in options.datasets for one in write.DATASETS[dataset].stages(options, named)}
+    return {name: one if name == "filter" else replace(one, again=options.retry) for name, one in named.items()}
 
 
 @contextmanager
@@ -128,65 +130,12 @@ def _split(source_id: str, assignment: str) -> str:
     return splits.assign(source_id, dataset, assignment)
 
 
-def _index(marks: Mapping[str, Marks], wanted: Mapping[str, dict]) -> Index:
-    """What is known of the wanted clips. Entries of an older revision of a clip do not count."""
-    known = {name: mark.refresh().index() for name, mark in marks.items()}
-    fetched = {key: entry for key, entry in known["fetch"].items()
-               if key in wanted and entry.revision == wanted[key]["revision"]}
-    later = {name: {key: entry for key, entry in entries.items()
-                    if key in fetched and entry.shard == fetched[key].shard}
-             for name, entries in known.items() if name != "fetch"}
-    return {"fetch": fetched, **later}
-
-
-def _new(fetched: Stage, wanted: Mapping[str, dict], index: Index, marks: Marks, options: Options) -> list[Task]:
-    """Tasks for what was never fetched, or failed for a reason that may pass.
-
-    Sizes follow from all that is wanted, not from what is missing: a resumed build then cuts the rest into the same
-    shards as an undisturbed one. About 2·√n of them keep markers few and losses to a kill small.
-    """
-    source = options.audioset
-    if source and Breaker(options.out).open():
-        return []
-    missing = [row for key, row in wanted.items() if not fetched.settled(index["fetch"].get(key))]
-    size = min(max(math.isqrt(len(wanted)) // 2, 4), 512)
-    if source:
-        size = min(size, MOST, max(len(missing) // source.fetchers, 1))
-    generation = 1 + max((int(stem[1:5]) for stem in marks.read), default=0)
-    return [Task(f"g{generation:04d}-{number:06d}", rows=tuple(missing[start:start + size]),
-                 lane=f"fetcher {number % source.fetchers}" if source else "")
-            for number, start in enumerate(range(0, len(missing), size))]
-
-
-def _pending(one: Stage, index: Index) -> list[str]:
-    """Keys that the stage's input has and the stage has not settled."""
-    own = index[one.name]
-    return [key for key, entry in index[one.reads.name].items()
-            if entry.outcome == DONE and not one.settled(own.get(key))]
-
-
-def _tasks(index: Index, keys: Iterable[str]) -> list[Task]:
-    """Tasks for fetched clips, by the shard that they lie in."""
-    by_shard: dict[str, list[str]] = {}
-    for key in keys:
-        by_shard.setdefault(index["fetch"][key].shard, []).append(key)
-    return [Task(shard, tuple(sorted(by_shard[shard]))) for shard in sorted(by_shard)]
-
-
-def _fate(dataset: str, segment: dict, split: str, index: Index, repeats: Mapping[str, str]) -> dict:
-    """The clip's row of the ledger: the first stage that lost it says why."""
-    key = segment["id"]
+def _told(dataset: str, line: Line, work: Work) -> dict:
+    """The line's row of the ledger."""
+    segment = work.segments[line.clip]
     # File names are bytes: what is no UTF-8, or would break a line, is shown escaped.
     uri = os.fsencode(segment["uri"]).decode("utf-8", "backslashreplace")
     uri = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in uri)
-    fate = {"dataset": dataset, "id": key, "source_id": segment["source_id"], "uri": uri, "split": split}
-    for name in ("fetch", "measure", "filter"):
-        entry = index[name].get(key)
-        if entry is None:  # the fetching had stopped before it
-            return fate | {"outcome": "not_asked", "detail": ""}
-        if entry.outcome != DONE:
-            return fate | {"outcome": entry.outcome, "detail": entry.detail}
-    if key in repeats:
-        return fate | {"outcome": "duplicate", "detail": repeats[key]}
-    entry = index["caption"][key]
-    return fate | {"outcome": entry.outcome, "detail": entry.detail}
+    return {"dataset": dataset, "id": line.id, "source_id": segment["source_id"],
+            "target_source_id": line.target and work.segments[line.target]["source_id"], "uri": uri,
+            "split": work.split[line.clip], "outcome": line.outcome, "detail": line.detail}

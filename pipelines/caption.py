@@ -6,11 +6,15 @@ from captioners import measured
 from manifests import records
 from pipelines.stage import Stage, tag
 
+_COLUMNS = ("id", *(name for name in records.MEASUREMENT.names
+                    if name not in ("id", "outcome", "detail", "beats", "chroma", "fingerprint")))
 
-def stage(measure: Stage, seed: int) -> Stage:
+
+def stage(measure: Stage, seed: int, name: str = "caption") -> Stage:
+    """`measure`: whatever stage has measurements in its rows."""
     parameters = {"captioner": measured.NAME, "seed": seed}
-    return Stage("caption", tag(measured.VERSION, parameters, measure), records.CAPTION,
-                 partial(caption, seed=seed), reads=measure)
+    return Stage(name, tag(measured.VERSION, parameters, measure), records.CAPTION, partial(caption, seed=seed),
+                 reads=measure, columns=_COLUMNS, cost=0.0006)
 
 
 def caption(measurement: dict, seed: int) -> dict:

@@ -15,10 +15,12 @@ def card(out: str, dataset: str, planned: list[Shard], stats: dict) -> str:
     split_names = list(dict.fromkeys(shard.split for shard in planned))
     files = [{"split": split, "path": [f"{split}/{shard.name}" for shard in planned if shard.split == split]}
              for split in split_names]
+    media = {name: type(kind).__name__ for name, kind in maker.features().items() if hasattr(kind, "decode")}
+    casts = "\n".join(f'rows = rows.cast_column("{name}", {kind}(decode=False))' for name, kind in media.items())
     sizes = {split: sum(storage.size(shard.url(out)) for shard in planned if shard.split == split)
              for split in split_names}
     head = {"pretty_name": maker.TITLE, "language": ["en"], "tags": ["music", "audio", "m2ugen"],
-            "task_categories": ["audio-text-to-text"],
+            "task_categories": [maker.TASK],
             "configs": [{"config_name": dataset, "default": True, "data_files": files}],
             "dataset_info": {"config_name": dataset, "features": maker.features()._to_yaml_list(),
                              "splits": [{"name": split, "num_examples": numbers["splits"][split],
@@ -26,6 +28,13 @@ def card(out: str, dataset: str, planned: list[Shard], stats: dict) -> str:
                              "download_size": sum(sizes.values()), "dataset_size": sum(sizes.values())}}
     lost = "\n".join(f"| {reason} | {count} | {outcomes.REASONS[reason]} |"
                      for reason, count in sorted(numbers["lost"].items())) or "| none | 0 | |"
+    instructed = (f"\n- Conversations: by the `{made['instructor']}` writer on the paper's prompts, checked; see "
+                  "`instructor`, `prompt_version`, `instruction_seed`." if "instructions" in numbers else "")
+    edits = ("\nRows by kind of edit: " + ", ".join(f"{kind} {count}" for kind, count in numbers["edits"].items()) + "."
+             if "edits" in numbers else "")
+    rows = ", ".join(f"{split} {numbers['splits'][split]}" for split in split_names)
+    judged = ", ".join(f"{facet} {counts.get('contradicts', 0)} of {sum(counts.values())}"
+                       for facet, counts in numbers["agreement"].items() if counts) or "nothing could be judged"
     thresholds = ", ".join(f"{name} {value:g}" for name, value in made["thresholds"].items())
     return f"""---
 {yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---
@@ -36,24 +45,27 @@ def card(out: str, dataset: str, planned: list[Shard], stats: dict) -> str:
 ## How it was made
 
 - Clips: {_SOURCES.get(made['source'], made['source'])}.
-- Captions: by the `{made['captions']}` captioner, with seed {made['seed']}.
+- Captions: by the `{made['captions']}` captioner, with seed {made['seed']}.{instructed}
+- Captions of music that contradict the measurements, of those that speak of it: {judged}.
 - Kept: {thresholds}{f", tagger {made['tagger'][0]} at {made['tagger'][1]}" if made['tagger'] else ""}.
 - Versions of the stages: {", ".join(f"{name} {tag}" for name, tag in made['stages'].items())}.
 
 ## What is in it
 
-{numbers['requested']} clips were requested, {numbers['done']} are here: {numbers['hours']:.2f} hours of music from \
-{numbers['source_videos']} sources ({", ".join(f"{split} {numbers['splits'][split]}" for split in split_names)}).
-A source belongs to one split in every dataset (assignment: {made['assignment']}), and no recording is in both splits.
+{numbers['requested']} rows were requested, {numbers['done']} are here ({rows}), of {numbers['clips']} clips: \
+{numbers['hours']:.2f} hours of music from {numbers['source_videos']} sources. A source belongs to one split in every
+dataset (assignment: {made['assignment']}), and no recording is in both splits.{edits}
 
-| lost because | clips | meaning |
+| lost because | rows | meaning |
 |---|---|---|
 {lost}
 
 ## Load it
 
 ```python
-from datasets import Audio, load_dataset
-rows = load_dataset("DIRECTORY").cast_column("audio", Audio(decode=False))  # or leave the cast out, with torchcodec
+from datasets import {", ".join(sorted({*media.values(), "load_dataset"}))}
+rows = load_dataset("DIRECTORY")
+# Media as bytes; with torchcodec installed it can be decoded by `datasets`, and this be left out.
+{casts}
 ```
 """

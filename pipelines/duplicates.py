@@ -10,36 +10,42 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from manifests import shards, splits, storage
+from manifests.outcomes import DONE
 from pairing import fingerprint
 from pipelines.stage import Entry
 
-VERSION = 1
+VERSION = 2
 _WHOLE = 0.9  # of the longest copy: re-encoding pads and trims a little
 _SCHEMA = pa.schema([("id", pa.string()), ("kept", pa.string())])
 
 
-def find(out: str, kept: Iterable[str], fetched: Mapping[str, Entry], measured: Mapping[str, Entry],
-         split: Mapping[str, str], threshold: float) -> dict[str, str]:
-    """Losers and what they repeat: {id: detail}. Cached by its input, so that a finished build reads one small file.
+def find(out: str, kept: Iterable[str], segments: Mapping[str, dict], index: Mapping[str, Mapping[str, Entry]],
+         split: Mapping[str, str], threshold: float) -> dict[str, Entry]:
+    """What became of each of `kept`. Cached by its input, so that a finished build reads one small file.
 
     Of clips that sound alike, one in the evaluation split stays before one in the training split (a copy must not
-    straddle the splits), then a whole before its excerpt, then the smallest id.
+    straddle the splits), then a whole before its excerpt, then the smallest id. A whole track and a segment of the
+    same video, which different datasets want, are no copies of each other: of each kind one stays.
     """
     kept = sorted(kept)
+    source = {key: (segments[key]["source_id"], segments[key]["start"] is None) for key in kept}
+    fetched, measured = index["fetch"], index["measure"]
     asked = json.dumps([VERSION, fingerprint.VERSION, threshold,
-                        [[key, fetched[key].sha256, measured[key].digest, split[key]] for key in kept]])
+                        [[key, fetched[key].sha256, measured[key].digest, split[key], *source[key]] for key in kept]])
     folder, name = storage.join(out, "stages", "duplicates"), f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.arrow"
     url = storage.join(folder, name)
     if not storage.exists(url):
-        shards.write(url, _SCHEMA, _decide(kept, fetched, measured, split, threshold))
+        shards.write(url, _SCHEMA, _decide(kept, source, fetched, measured, split, threshold))
         for older in storage.names(folder):
             if older != name:
                 storage.remove(storage.join(folder, older))
-    return {row["id"]: f"same recording as {row['kept']}" for row in shards.read(url)}
+    repeats = {row["id"]: f"same recording as {row['kept']}" for row in shards.read(url)}
+    return {key: Entry(url, "", "duplicate" if key in repeats else DONE, "", repeats.get(key, ""), None, None, 0)
+            for key in kept}
 
 
-def _decide(kept: list[str], fetched: Mapping[str, Entry], measured: Mapping[str, Entry], split: Mapping[str, str],
-            threshold: float) -> Iterator[dict]:
+def _decide(kept: list[str], source: Mapping[str, tuple[str, bool]], fetched: Mapping[str, Entry],
+            measured: Mapping[str, Entry], split: Mapping[str, str], threshold: float) -> Iterator[dict]:
     prints, durations = _prints(kept, measured)
     pairs = fingerprint.duplicates(prints, threshold)
     # Equal files are equal, even where there is too little change in them for a fingerprint to know.
@@ -57,8 +63,10 @@ def _decide(kept: list[str], fetched: Mapping[str, Entry], measured: Mapping[str
         candidates = [one for one in group if split[kept[one]] == splits.EVAL] or group
         longest = max(durations[one] for one in candidates)
         winner = min((one for one in candidates if durations[one] > _WHOLE * longest), key=lambda one: kept[one])
+        video, whole = source[kept[winner]]
+        beside = min((one for one in group if source[kept[one]] == (video, not whole)), default=winner)
         for loser in group:
-            if loser != winner:
+            if loser not in (winner, beside):
                 yield {"id": kept[loser], "kept": kept[winner]}
 
 

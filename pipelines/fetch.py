@@ -27,12 +27,14 @@ def serves(segment: dict, dataset: str, options: Options) -> bool:
 def stage(options: Options) -> Stage:
     if options.source == "audioset":
         each = audioset.Fetcher(options.audioset, options.limits, options.out)
-    elif options.source == "folder":
+        return Stage("fetch", options.source, records.CLIP, each, most=audioset.MOST,
+                     lanes=options.audioset.fetchers)
+    if options.source == "folder":
         each = partial(sandbox.call, partial(folder.fetch, max_bytes=options.max_bytes), limits=options.limits)
     else:
         each = _from_sample
     # No version: what was fetched is never fetched again because code changed.
-    return Stage("fetch", options.source, records.CLIP, each, again=options.retry)
+    return Stage("fetch", options.source, records.CLIP, each)
 
 
 def _from_sample(segment: dict) -> dict:

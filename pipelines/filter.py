@@ -37,7 +37,7 @@ def stage(measure: Stage, thresholds: Thresholds) -> Stage:
     # Duplicates are decided over all clips (pipelines.duplicates): their threshold changes nothing here.
     parameters = {name: value for name, value in asdict(thresholds).items() if name != "max_duplicate_error"}
     return Stage("filter", tag(VERSION, parameters, measure), records.VERDICT,
-                 partial(judge, thresholds=thresholds), reads=measure, columns=_COLUMNS)
+                 partial(judge, thresholds=thresholds), reads=measure, columns=_COLUMNS, cost=0.0005)
 
 
 def judge(clip: Mapping, thresholds: Thresholds) -> dict:

@@ -14,16 +14,17 @@ from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from manifests import outcomes, splits, storage
 from manifests.audioset import EXCLUDED
 from manifests.official import official
+from pairing import edits, match
 from pipelines import audioset, download, sample
 from pipelines.filter import Thresholds
 from pipelines.sandbox import Limits
-from pipelines.write import DATASETS
 
 SOURCES = ("sample", "folder", "audioset")
 _ASSIGNMENT = {"sample": "shared", "folder": "shared", "audioset": "disjoint"}
 # What may end otherwise when it is asked again. The rest follows from measurements, and from thresholds.
 _RETRIED = tuple(reason for reason in outcomes.PERMANENT
-                 if reason not in ("duplicate", "silent", "too_quiet", "clipped", "speech", "not_music"))
+                 if reason not in ("duplicate", "silent", "too_quiet", "clipped", "speech", "not_music",
+                                    "no_pair", "not_described", "unconfirmed", "contradicted"))
 _FETCHERS, _MAX_DURATION = 4, 3600.0  # s
 _YOUTUBE_RATE = 300.0  # videos an hour: about what a session may ask for before it is stopped, by yt-dlp's users
 
@@ -45,6 +46,12 @@ class Options:
     retry: tuple[str, ...]
     tagger: tuple[str, str] | None  # name and revision
     thresholds: Thresholds
+    pairing: match.Settings | None  # None: no pairs
+    both_directions: bool
+    tempo_edits: int
+    pitch_edits: int
+    descriptions: str | None
+    drop_contradictions: bool
     runner: str
     flags: tuple[str, ...]  # the runner's own
     worker_timeout: float
@@ -68,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="the build's folder, or an fsspec URL")
     parser.add_argument("--media", help="folder: the directory (or URL) of audio and video files")
     parser.add_argument("--limit", type=_count, help="at most so many clips (sample: exactly; default there: 80)")
-    parser.add_argument("--datasets", default="mucaps", help=f"comma-separated, of: {', '.join(DATASETS)}")
+    parser.add_argument("--datasets", default=",".join(splits.SIZES),
+                        help=f"comma-separated, of: {', '.join(splits.SIZES)} (default: all)")
     parser.add_argument("--workers", type=_count, default=os.cpu_count(), help="processes (default: all cores)")
     parser.add_argument("--captions", choices=("measured",), default="measured", help="who writes captions")
     parser.add_argument("--seed", type=int, default=0, help="of the captions' wording and the sample corpus")
@@ -100,6 +108,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument("--proxy", help="a proxy's URL for yt-dlp")
     asked.add_argument("--user-agent", help="for yt-dlp")
     asked.add_argument("--format", help="a format selector of yt-dlp's, in place of ours")
+    editing = parser.add_argument_group("dataset muedit")
+    defaults = match.Settings()
+    editing.add_argument("--max-pairs-per-clip", type=_number, default=defaults.max_pairs_per_clip,
+                         help=f"0 = no pairs (default: {defaults.max_pairs_per_clip})")
+    editing.add_argument("--pair-threshold", type=float, default=defaults.threshold,
+                         help=f"largest distance of a pair (pairing.match; default: {defaults.threshold:g})")
+    editing.add_argument("--half-double", action="store_true", help="half and double tempo are the same tempo")
+    editing.add_argument("--min-tempo-confidence", type=float, default=defaults.min_tempo_confidence,
+                         help=f"of clips that may be paired (default: {defaults.min_tempo_confidence:g})")
+    editing.add_argument("--both-directions", action="store_true", help="each pair makes two rows")
+    editing.add_argument("--tempo-edits", type=_number, default=1,
+                         help=f"of each clip, of {len(edits.TEMPI)} (default: 1)")
+    editing.add_argument("--pitch-edits", type=_number, default=1,
+                         help=f"of each clip, of {len(edits.SHIFTS)} (default: 1)")
+    parser.add_argument("--descriptions", metavar="FILE",
+                        help="musicqa: what others wrote about the clips: MusicCaps' CSV, MagnaTagATune's or "
+                             "MTG-Jamendo's tags (default: our captions)")
+    parser.add_argument("--drop-contradictions", action="store_true",
+                        help="clips are lost whose captions contradict the measured tempo, key, mode or percussion")
     parser.add_argument("--tagger", help="an AST audio tagger (Hub id or directory) that tells what is music")
     for threshold in fields(Thresholds):
         parser.add_argument(f"--{threshold.name.replace('_', '-')}", type=float, default=threshold.default,
@@ -113,10 +140,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: list[str]) -> Options:
     """Options, or the parser's error (exit 2) that says what to do."""
     datasets = tuple(dict.fromkeys(name.strip() for name in values.datasets.split(",") if name.strip()))
-    if unknown := [name for name in datasets if name not in DATASETS]:
-        parser.error(f"--datasets: unknown {', '.join(unknown)}; known: {', '.join(DATASETS)}")
+    if unknown := [name for name in datasets if name not in splits.SIZES]:
+        parser.error(f"--datasets: unknown {', '.join(unknown)}; known: {', '.join(splits.SIZES)}")
     if not datasets:
-        parser.error(f"--datasets: none given; known: {', '.join(DATASETS)}")
+        parser.error(f"--datasets: none given; known: {', '.join(splits.SIZES)}")
     for name in ("out", "media"):
         if getattr(values, name) == "":
             parser.error(f"--{name}: empty")
@@ -137,6 +164,14 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
     for name in ("max_duration", "max_file_seconds", "worker_timeout"):
         if (given := getattr(values, name)) is not None and not 0 < given < float("inf"):
             parser.error(f"--{name.replace('_', '-')}: must be more than 0")
+    for name, most in (("tempo_edits", len(edits.TEMPI)), ("pitch_edits", len(edits.SHIFTS))):
+        if getattr(values, name) > most:
+            parser.error(f"--{name.replace('_', '-')}: at most {most}")
+    if values.descriptions is not None:
+        if "musicqa" not in datasets:
+            parser.error("--descriptions goes with --datasets musicqa")
+        if not storage.exists(values.descriptions):
+            parser.error(f"--descriptions: no such file: {values.descriptions}")
     if "dask" in values.runner.lower():
         parser.error("--runner: Beam's DaskRunner loses data silently; use FnApiRunner here, or Flink, Spark, Dataflow")
     if rest and values.runner == "FnApiRunner":
@@ -158,8 +193,22 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
         limit=values.limit, datasets=datasets, workers=values.workers, captions=values.captions, seed=values.seed,
         assignment=values.assignment or _ASSIGNMENT[values.source], max_bytes=values.max_bytes,
         audioset=_audioset(parser, values), limits=Limits(values.max_file_seconds, values.max_file_memory),
-        retry=tuple(values.retry), tagger=tagger, thresholds=thresholds, runner=values.runner, flags=tuple(rest),
+        retry=tuple(values.retry), tagger=tagger, thresholds=thresholds,
+        pairing=_pairing(parser, values),
+        both_directions=values.both_directions, tempo_edits=values.tempo_edits, pitch_edits=values.pitch_edits,
+        descriptions=values.descriptions and storage.absolute(values.descriptions),
+        drop_contradictions=values.drop_contradictions, runner=values.runner, flags=tuple(rest),
         worker_timeout=values.worker_timeout)
+
+
+def _pairing(parser: argparse.ArgumentParser, values: argparse.Namespace) -> match.Settings | None:
+    if not values.max_pairs_per_clip:
+        return None
+    try:
+        return match.Settings(threshold=values.pair_threshold, max_pairs_per_clip=values.max_pairs_per_clip,
+                              half_double=values.half_double, min_tempo_confidence=values.min_tempo_confidence)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def _audioset(parser: argparse.ArgumentParser, values: argparse.Namespace) -> audioset.Source | None:
@@ -195,7 +244,12 @@ def _audioset(parser: argparse.ArgumentParser, values: argparse.Namespace) -> au
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return value
+
+
+def _number(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
     return value

@@ -19,7 +19,6 @@ from pipelines.stage import Stage
 
 _EVERY = 1.0  # s between looks
 _TELL = 10.0  # s between lines where standard error is no terminal
-ORDER = ("fetch", "measure", "filter", "caption", "write")
 
 
 class Progress:
@@ -32,18 +31,19 @@ class Progress:
         self.out = out
         self.folders = {name: [one.folder(out)] for name, one in stages.items()}
         self.folders["write"] = [storage.join(out, "stages", "write", dataset) for dataset in options.datasets]
-        self.known: dict[str, set[str]] = {name: set() for name in ORDER}
-        self.done = {name: dict.fromkeys(("clips", "seconds", "cpu_seconds"), 0) for name in ORDER}
+        self.known: dict[str, set[str]] = {name: set() for name in self.folders}
+        self.done = {name: dict.fromkeys(("clips", "seconds", "cpu_seconds"), 0) for name in self.folders}
         self.bars: dict[str, tqdm] = {}
         self.run = {"state": "running", "started": time.time(), "workers": options.workers, "runner": options.runner,
-                    "stages": {}, "machine": {"name": platform.node(), "pid": os.getpid(), "cores": os.cpu_count(),
-                                              "system": platform.platform(), "python": platform.python_version()}}
+                    "stages": {}, "order": list(self.folders),
+                    "machine": {"name": platform.node(), "pid": os.getpid(), "cores": os.cpu_count(),
+                                "system": platform.platform(), "python": platform.python_version()}}
         self.terminal, self.told = sys.stderr.isatty(), time.time()
         self.stop, self.lock = threading.Event(), threading.Lock()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Progress":
-        for name in ORDER:
+        for name in self.folders:
             self.known[name].update(self._markers(name))
         self._look()
         self.thread.start()
@@ -57,8 +57,8 @@ class Progress:
             self.run["error"] = str(error)
         self._finish()
 
-    def expect(self, **clips: int) -> None:
-        """How many clips the stages of the next pipeline are about to work on, at most."""
+    def expect(self, clips: Mapping[str, int]) -> None:
+        """How many clips, or rows, the stages of the next pipeline are about to work on, at most."""
         self._finish()
         with self.lock:
             for name, count in clips.items():
@@ -91,7 +91,7 @@ class Progress:
 
     def _look(self) -> None:
         with self.lock:
-            for name in ORDER:
+            for name in self.folders:
                 for url in self._markers(name) - self.known[name]:
                     self.known[name].add(url)
                     mark = storage.read_json(url)

@@ -10,12 +10,14 @@ from dataclasses import asdict
 import numpy as np
 import psutil
 
+from captioners import template
 from captioners.vocabulary import HEDGED
 from manifests import outcomes, shards, splits, storage
 from manifests.outcomes import DONE
-from pipelines.options import Options
-from pipelines.progress import ORDER
-from pipelines.stage import Entry, Stage
+from pipelines.columns import AGREEMENT
+from pipelines.lines import Line
+from pipelines.stage import Entry
+from pipelines.work import Work
 
 _COLUMNS = ["id", "outcome", "duration", "tempo", "tempo_confidence", "key", "mode", "key_confidence",
             "loudness"]
@@ -23,47 +25,76 @@ _STALE = 30.0  # s without a sign of life: the run is dead
 TEMPO_BINS = (0, 60, 76, 108, 120, 156, 176)  # BPM, lower edges: the usual bands of tempo words
 
 
-def statistics(ledger: Mapping[str, list[dict]], index: Mapping[str, Mapping[str, Entry]], options: Options,
-               stages: Mapping[str, Stage]) -> dict:
+def statistics(lines: Mapping[str, list[Line]], work: Work) -> dict:
     """What does not depend on time or machine: counts, hours, distributions, and what it was made with."""
-    done = {row["id"] for rows in ledger.values() for row in rows if row["outcome"] == DONE}
-    measured = _rows(index["measure"], done, _COLUMNS)
-    captions = _rows(index["caption"], done, ["id", "outcome", "caption"])
+    options, index = work.options, work.index
+    used = {line.clip for found in lines.values() for line in found if line.outcome == DONE}
+    measured = _rows(index["measure"], used, _COLUMNS)
+    captions = _rows(index["caption"], used, ["id", "outcome", "caption"])
+    checks = _rows(index["check"], used, ["id", "outcome", *AGREEMENT])
     return {
-        "datasets": {dataset: _dataset(rows, measured, captions) for dataset, rows in ledger.items()},
+        "datasets": {dataset: _dataset(found, work, measured, captions, checks)
+                     | _instructed(found, index.get(f"instruct-{dataset}", {})) for dataset, found in lines.items()},
         "made": {"source": options.source, "assignment": options.assignment, "seed": options.seed,
-                 "captions": options.captions, "audioset": options.audioset and {
+                 "captions": options.captions, "instructor": template.NAME, "audioset": options.audioset and {
                      "mucaps_span": options.audioset.mucaps_span, "exclude": list(options.audioset.exclude)},
                  "thresholds": asdict(options.thresholds), "tagger": options.tagger,
-                 "stages": {name: stage.tag for name, stage in stages.items()}},
+                 "pairing": options.pairing and asdict(options.pairing) | {"both_directions": options.both_directions},
+                 "edits": {"tempo": options.tempo_edits, "pitch": options.pitch_edits},
+                 "descriptions": options.descriptions and options.descriptions.rpartition("/")[2],
+                 "stages": {name: stage.tag for name, stage in work.stages.items()}},
     }
 
 
-def _dataset(rows: list[dict], measured: Mapping[str, dict], captions: Mapping[str, dict]) -> dict:
-    kept = [row for row in rows if row["outcome"] == DONE]
-    clips = [measured[row["id"]] for row in kept]
-    texts = [captions[row["id"]]["caption"] for row in kept]
+def _dataset(lines: list[Line], work: Work, measured: Mapping[str, dict], captions: Mapping[str, dict],
+             checks: Mapping[str, dict]) -> dict:
+    kept = [line for line in lines if line.outcome == DONE]
+    keys = sorted({line.clip for line in kept})
+    clips = [measured[key] for key in keys]
+    texts = [captions[key]["caption"] for key in keys]
     tempi = [clip["tempo"] for clip in clips if clip["tempo"] is not None and clip["tempo_confidence"] >= HEDGED]
-    lost = Counter(row["outcome"] for row in rows if row["outcome"] != DONE)
     return {
-        "requested": len(rows), "done": len(kept), "lost": dict(sorted(lost.items())),
-        "splits": {split: sum(row["split"] == split for row in kept) for split in (splits.TRAIN, splits.EVAL)},
-        "source_videos": len({row["source_id"] for row in kept}),
-        "hours": round(sum(clip["duration"] for clip in clips) / 3600, 4),
+        "requested": len(lines), "done": len(kept),
+        "lost": dict(sorted(Counter(line.outcome for line in lines if line.outcome != DONE).items())),
+        "splits": {split: sum(work.split[line.clip] == split for line in kept)
+                   for split in (splits.TRAIN, splits.EVAL)},
+        "clips": len({*keys, *(line.target for line in kept if line.target)}),
+        "source_videos": len({work.segments[key]["source_id"] for line in kept
+                              for key in (line.clip, line.target or line.clip)}),
+        "hours": round(sum(measured[line.clip]["duration"] for line in kept) / 3600, 4),
         "duration": _spread([clip["duration"] for clip in clips]),
         # What the captions do not dare to say is not counted either.
         "tempo": _spread(tempi), "tempo_histogram": _histogram(tempi),
         "loudness": _spread([clip["loudness"] for clip in clips]),
         "keys": dict(sorted(Counter(f"{clip['key']} {clip['mode']}" for clip in clips
                                     if clip["key"] and clip["key_confidence"] >= HEDGED).items())),
-        "captions": {"distinct": len(set(texts)), "words": _spread([len(text.split()) for text in texts])},
+        "captions": _texts(texts),
+        "agreement": {facet: dict(sorted(Counter(checks[key][facet] for key in keys if checks[key][facet]).items()))
+                      for facet in AGREEMENT},
     }
+
+
+def _instructed(lines: list[Line], entries: Mapping[str, Entry]) -> dict:
+    """Of conversations, and of edits: what kinds there are."""
+    kept = {line.id for line in lines if line.outcome == DONE}
+    if not entries:
+        return {}
+    talks = [row["conversation"] for row in _rows(entries, kept, ["id", "outcome", "conversation"]).values()]
+    said = {side: [turn["value"] for talk in talks for turn in talk if turn["from"] == side]
+            for side in ("human", "gpt")}
+    edits = Counter(line.given["edit"] for line in lines if line.outcome == DONE and "edit" in line.given)
+    return {"instructions": {side: _texts(found) for side, found in said.items()},
+            **({"edits": dict(sorted(edits.items()))} if edits else {})}
 
 
 def _rows(index: Mapping[str, Entry], wanted: set[str], columns: list[str]) -> dict[str, dict]:
     urls = sorted({index[key].url for key in wanted if key in index})
     return {row["id"]: row for url in urls for row in shards.read(url, columns)
             if row["id"] in wanted and index[row["id"]].url == url and row["outcome"] == DONE}
+
+
+def _texts(texts: list[str]) -> dict:
+    return {"distinct": len(set(texts)), "words": _spread([len(text.split()) for text in texts])}
 
 
 def _spread(values: list[float]) -> dict | None:
@@ -86,7 +117,9 @@ def table(stats: dict, run: dict | None) -> str:
         share = f"{numbers['done'] / numbers['requested']:.0%}" if numbers["requested"] else "0%"
         lines += [f"{dataset}: {numbers['requested']} requested, {numbers['done']} done ({share}), "
                   f"{numbers['hours']:.2f} hours of music; "
-                  + ", ".join(f"{split} {numbers['splits'][split]}" for split in (splits.TRAIN, splits.EVAL))]
+                  + ", ".join(f"{split} {numbers['splits'][split]}" for split in (splits.TRAIN, splits.EVAL))
+                  + (f" ({', '.join(f'{kind} {count}' for kind, count in numbers['edits'].items())})"
+                     if "edits" in numbers else "")]
         lines += [f"  lost {count:>6}  {reason:<14} {outcomes.REASONS[reason]}"
                   + (" (asked again next time)" if reason in outcomes.TRANSIENT else "")
                   for reason, count in sorted(numbers["lost"].items(), key=lambda item: -item[1])]
@@ -97,14 +130,14 @@ def timings(run: dict) -> list[str]:
     """A line a stage: clips, the workers' seconds and CPU seconds added up, clips/s of one worker."""
     if run["state"] == "done" and not any(stage["clips"] for stage in run["stages"].values()):
         return ["nothing was left to do"]
-    lines = [f"{'stage':<10}{'clips':>8}{'worker s':>10}{'CPU s':>9}{'clips/s per worker':>20}"]
-    for name in ORDER:
+    lines = [f"{'stage':<18}{'clips':>8}{'worker s':>10}{'CPU s':>9}{'clips/s per worker':>20}"]
+    for name in run["order"]:
         stage = run["stages"][name]
         rate = f"{stage['clips'] / stage['seconds']:.1f}" if stage["seconds"] else "-"
         clips = str(stage["clips"])
         if run["state"] == "running" and "expected" in stage:
             clips += f"/{stage['expected']}"
-        lines.append(f"{name:<10}{clips:>8}{stage['seconds']:>10.1f}{stage['cpu_seconds']:>9.1f}{rate:>20}")
+        lines.append(f"{name:<18}{clips:>8}{stage['seconds']:>10.1f}{stage['cpu_seconds']:>9.1f}{rate:>20}")
     return [*lines, f"{run['seconds']:.1f} s in all, workers: {run['workers']}"]
 
 

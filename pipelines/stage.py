@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from manifests import shards, storage
 from manifests.outcomes import DONE, TRANSIENT, Loss
+from pipelines import join
 from pipelines.sandbox import MACHINE, Failed, cpu_seconds
 
 _KNOWN = ("id", "source_id", "revision")  # of a row's input: kept for losses, too
@@ -40,7 +41,11 @@ class Stage:
     each: Callable[[dict], dict]
     reads: "Stage | None" = None              # None: its rows come with the task
     columns: tuple[str, ...] | None = None    # what it needs of them; None = all
+    parts: join.Columns = field(default_factory=dict)  # that rows which come with the task name
     again: tuple[str, ...] = ()               # permanent reasons that are asked again in this run
+    cost: float = 1.0                         # CPU seconds a key, about: whether processes are worth their start
+    most: int = 512                           # keys in a shard: what a kill may cost
+    lanes: int = 0                            # of a source that is asked: so many at a time
 
     def settled(self, entry: "Entry | None") -> bool:
         return entry is not None and entry.outcome not in TRANSIENT and entry.outcome not in self.again
@@ -210,7 +215,8 @@ class _Run(beam.DoFn):
 def _inputs(stage: Stage, task: Task, todo: list[str], before: dict[str, Entry]) -> Iterator[dict]:
     if stage.reads is None:
         wanted = set(todo)
-        yield from (row for row in task.rows if row["id"] in wanted)
+        rows = [row for row in task.rows if row["id"] in wanted]
+        yield from join.joined(rows, stage.parts) if stage.parts else rows
         return
     for url in dict.fromkeys(before[key].url for key in todo):
         wanted = {key for key in todo if before[key].url == url}

@@ -6,28 +6,21 @@ shard is not written again, and `load_dataset`, which caches by name, never serv
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import apache_beam as beam
 
 from manifests import shards, splits, storage
-from pipelines import mucaps
+from pipelines import join, mucaps, muedit, muimage, musicqa, muvideo
+from pipelines.join import Part
+from pipelines.lines import Line
 from pipelines.stage import Entry, to_the_end
 
-DATASETS = {mucaps.NAME: mucaps}
+DATASETS = {one.NAME: one for one in (mucaps, muedit, muimage, muvideo, musicqa)}
 SHARD_BYTES = 128 * 2**20
 _MAX_SHARDS = 1 << 16
 _OURS = (splits.TRAIN, splits.EVAL, "dataset_dict.json", "README.md")  # in a dataset's folder; the rest is the user's
-
-
-@dataclass(frozen=True)
-class Row:
-    """Where the parts of one row lie."""
-    id: str
-    clip: str
-    measurement: str
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -35,7 +28,8 @@ class Shard:
     dataset: str
     split: str
     name: str            # file name, content hash included
-    rows: tuple[Row, ...]
+    rows: tuple[dict, ...]  # as pipelines.join takes them
+    media: int           # bytes
 
     def url(self, out: str) -> str:
         return storage.join(out, "datasets", self.dataset, self.split, self.name)
@@ -49,27 +43,42 @@ def order(key: str) -> float:
     return splits.fraction(key, "order")
 
 
-def plan(dataset: str, split_of: Mapping[str, str], fetched: Mapping[str, Entry], measured: Mapping[str, Entry],
-         captioned: Mapping[str, Entry]) -> list[Shard]:
-    """The shards that hold the ids of `split_of`. How many is a power of two, so that growth seldom moves rows."""
+def plan(dataset: str, done: Iterable[Line], segments: Mapping[str, dict], split_of: Mapping[str, str],
+         index: Mapping[str, Mapping[str, Entry]]) -> list[Shard]:
+    """The shards that hold the rows of `done`. How many is a power of two, so that growth seldom moves rows.
+
+    Rows lie in the order of their clips' hashes, as clips do in the clip store.
+    """
     version = [DATASETS[dataset].VERSION, str(DATASETS[dataset].features().arrow_schema)]
+    by_split: dict[str, list[Line]] = {splits.TRAIN: [], splits.EVAL: []}
+    for line in sorted(done, key=lambda line: (order(line.clip), line.clip, line.id)):
+        by_split[split_of[line.clip]].append(line)
     planned = []
-    for split in (splits.TRAIN, splits.EVAL):
-        keys = [key for key in split_of if split_of[key] == split]
-        size = sum(fetched[key].bytes for key in keys)
+    for split, lines in by_split.items():
+        sizes = [sum(index[stage][key].bytes for stage, key in line.parts.values()) for line in lines]
         count = 1
-        while count * SHARD_BYTES < size and count < _MAX_SHARDS:
+        while count * SHARD_BYTES < sum(sizes) and count < _MAX_SHARDS:
             count *= 2
-        buckets: list[list[str]] = [[] for _ in range(count)]
-        for key in sorted(keys, key=lambda key: (order(key), key)):
-            buckets[int(order(key) * count)].append(key)
-        for index, bucket in enumerate(buckets):
+        buckets: list[list[int]] = [[] for _ in range(count)]
+        for place, line in enumerate(lines):
+            buckets[int(order(line.clip) * count)].append(place)
+        for number, bucket in enumerate(buckets):
             if bucket:
-                parts = [[key, fetched[key].digest, measured[key].digest, captioned[key].digest] for key in bucket]
-                content = hashlib.sha256(json.dumps([version, parts]).encode()).hexdigest()[:12]
-                rows = tuple(Row(key, fetched[key].url, measured[key].url, captioned[key].url) for key in bucket)
-                planned.append(Shard(dataset, split, f"data-{index:05d}-of-{count:05d}-{content}.arrow", rows))
+                rows = [_row(lines[place], segments, index) for place in bucket]
+                digests = [[index[stage][key].digest for stage, key in lines[place].parts.values()]
+                           for place in bucket]
+                told = [[row["id"], digest, {name: value for name, value in row.items() if name != "parts"}]
+                        for row, digest in zip(rows, digests, strict=True)]
+                content = hashlib.sha256(json.dumps([version, told], sort_keys=True).encode()).hexdigest()[:12]
+                planned.append(Shard(dataset, split, f"data-{number:05d}-of-{count:05d}-{content}.arrow", tuple(rows),
+                                     sum(sizes[place] for place in bucket)))
     return planned
+
+
+def _row(line: Line, segments: Mapping[str, dict], index: Mapping[str, Mapping[str, Entry]]) -> dict:
+    return {"id": line.id, "source_id": segments[line.clip]["source_id"],
+            "target_source_id": segments[line.target or line.clip]["source_id"], **line.given,
+            "parts": {name: Part(index[stage][key].url, key) for name, (stage, key) in line.parts.items()}}
 
 
 def written(out: str, shard: Shard) -> bool:
@@ -86,31 +95,11 @@ def run(out: str, planned: list[Shard], pipeline: beam.Pipeline) -> None:
 
 def _write(shard: Shard, out: str) -> None:
     wall, cpu = time.time(), time.process_time()
-    shards.write(shard.url(out), DATASETS[shard.dataset].features().arrow_schema, _rows(shard))
+    maker = DATASETS[shard.dataset]
+    shards.write(shard.url(out), maker.features().arrow_schema, map(maker.row, join.joined(shard.rows, maker.PARTS)))
     storage.write_json(shard.marker(out), {
         "rows": len(shard.rows), "bytes": storage.size(shard.url(out)), "started": wall, "seconds": time.time() - wall,
         "cpu_seconds": time.process_time() - cpu}, indent=None)
-
-
-def _rows(shard: Shard) -> Iterator[dict]:
-    """Joined rows in the shard's order. Clips are held as views of mapped files, small records as dicts."""
-    maker = DATASETS[shard.dataset]
-    measurements = _small({row.id: row.measurement for row in shard.rows}, list(maker.MEASUREMENT_COLUMNS))
-    captions = _small({row.id: row.caption for row in shard.rows}, None)
-    clips = {}
-    wanted = {row.id: row.clip for row in shard.rows}
-    for url in dict.fromkeys(wanted.values()):
-        for batch in shards.batches(url, ["id", "outcome", "source_id", "audio", "audio_format"]):
-            for index, key in enumerate(batch["id"].to_pylist()):
-                if wanted.get(key) == url:
-                    clips[key] = batch.slice(index, 1)
-    for row in shard.rows:
-        yield maker.row(clips.pop(row.id).to_pylist()[0], measurements[row.id], captions[row.id])
-
-
-def _small(wanted: Mapping[str, str], columns: list[str] | None) -> dict[str, dict]:
-    return {row["id"]: row for url in dict.fromkeys(wanted.values()) for row in shards.read(url, columns)
-            if wanted.get(row["id"]) == url}
 
 
 def finish(out: str, dataset: str, planned: list[Shard], card: str) -> None:

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from pairing.rhythm import FPS, RATE, rhythm, slope, track
+from pairing.rhythm import FPS, PULSE, RATE, pulse, rhythm, slope, track
 
 SECONDS = 10
 CHORDS = ((0, 4, 7), (9, 12, 16), (5, 9, 12), (7, 11, 14))  # C Am F G, a bar each
@@ -85,11 +85,38 @@ def test_beats_lie_where_they_were_played(style, tempo, start):
     assert np.abs(inside[:, None] - beats).min(axis=1).max() < 0.04
 
 
+def test_the_pulse_does_not_depend_on_where_the_clip_begins():
+    draw = np.random.default_rng(4)
+    songs = [("backbeat", 103), ("four on the floor", 126), ("waltz", 108), ("sixteenths", 84), ("no drums", 96)]
+    pulses = np.array([[rhythm(perform(style, tempo, start))["pulse"] for start in draw.uniform(-4, 0, 4)]
+                       for style, tempo in songs])
+    assert pulses.shape == (5, 4, len(PULSE))
+    within, between = pulses.std(axis=1).mean(), pulses.mean(axis=1).std(axis=0).mean()
+    assert between > 0.1 and within < 0.15 * between
+    # And all of a song's lie nearer to each other than to any other song's.
+    far = np.linalg.norm(pulses[:, :, None, None] - pulses, axis=-1)
+    same = np.eye(5, dtype=bool)[:, None, :, None] & np.ones_like(far, bool)
+    assert far[same].max() < far[~same].min()
+
+
+@pytest.mark.parametrize("a_beat", [1, 2, 3, 4])
+def test_the_pulse_tells_how_the_beat_is_divided(a_beat):
+    steps = np.arange(2, 28) * FPS * 0.5  # frames of the beats, at 120 BPM
+    hits = np.concatenate([steps + step * FPS * 0.5 / a_beat for step in range(a_beat)])
+    levels = np.r_[np.ones(len(steps)), np.full(len(hits) - len(steps), 0.7)]
+    strength = (levels[:, None] * np.exp(-0.5 * np.square((np.arange(1250) - hits[:, None]) / 1.5))).sum(axis=0)
+    envelopes = np.tile((strength - strength.mean()) / strength.std(), (4, 1))
+    found = dict(zip(PULSE, pulse(envelopes, FPS * 0.5), strict=True))
+    returns = {part for part, share in found.items() if share > 0.3}
+    assert returns == {1: {1}, 2: {1 / 2, 1}, 3: {1 / 3, 2 / 3, 1}, 4: {1 / 4, 1 / 2, 3 / 4, 1}}[a_beat]
+
+
 @pytest.mark.parametrize("gain", [0.1, 0.01, 20])
 def test_level_does_not_matter(gain):
     y = perform("backbeat", 103)
     here, there = rhythm(y), rhythm(gain * y)
     assert there.pop("beats") == pytest.approx(here.pop("beats"), abs=2e-3)
+    assert there.pop("pulse") == pytest.approx(here.pop("pulse"), abs=2e-3)
     assert there == pytest.approx(here, abs=1e-3)
 
 
@@ -109,7 +136,7 @@ def test_noise_has_no_beat(seconds):
     brown = np.cumsum(noise)
     for y in (0.1 * noise, brown / np.abs(brown).max()):
         found = rhythm(y)
-        assert (found["tempo"], found["beats"]) == (None, [])
+        assert (found["tempo"], found["beats"], found["pulse"]) == (None, [], [])
         assert found["tempo_confidence"] == 0.0
         assert found["onset_rate"] < 1.5
 

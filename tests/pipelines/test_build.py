@@ -1,13 +1,11 @@
-"""Whole builds, as a user runs them: what comes out, and that nothing but the input decides it."""
+"""Whole builds of MUCaps, which all others rest on: what comes out, and that nothing but the input decides it.
+
+Builds of all datasets are in test_datasets_together.py.
+"""
 import contextlib
 import io
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from functools import partial
@@ -30,7 +28,9 @@ CLIPS = 30  # with one silent, one clipped and one too short
 
 
 def build(out, *options: str, workers: int = 1, expect: int = 0) -> dict[str, int]:
-    """Run a build in this process; returns how many clips each stage worked on."""
+    """Run a build in this process, of MUCaps if not told; returns how many clips each stage worked on."""
+    if "--datasets" not in options:
+        options += ("--datasets", "mucaps")
     with contextlib.redirect_stdout(io.StringIO()) as said:
         assert cli.main(["build", "--out", str(out), "--workers", str(workers), *options]) == expect, said.getvalue()
     run = json.loads((Path(out) / "run.json").read_text())
@@ -151,7 +151,7 @@ def test_a_new_caption_version_redoes_captions_and_shards_only(tmp_path, monkeyp
     before = promised(out)
     monkeypatch.setattr(measured, "VERSION", measured.VERSION + 1)
     assert build(out, "--limit", "8") == {"fetch": 0, "measure": 0, "filter": 0, "caption": first["caption"],
-                                          "write": first["write"]}
+                                          "check": first["check"], "write": first["write"]}
     assert promised(out).keys() != before.keys(), "the shards kept their names"
     row = next(iter(load_from_disk(str(out / "datasets" / "mucaps"))["train"].remove_columns("audio")))
     assert row["captioner_revision"] == str(measured.VERSION)
@@ -161,75 +161,10 @@ def test_a_threshold_costs_no_measuring(tmp_path):
     out = tmp_path / "out"
     build(out, "--limit", "8")
     work = build(out, "--limit", "8", "--min-loudness", "0", expect=3)
-    assert work == {"fetch": 0, "measure": 0, "filter": 8, "caption": 0, "write": 0}
+    assert work == {"fetch": 0, "measure": 0, "filter": 8, "caption": 0, "check": 0, "write": 0}
     assert {row["outcome"] for row in ledger(out).values()} == {"too_quiet"}
     assert not (out / "datasets" / "mucaps").exists()
     assert set(build(out, "--limit", "8").values()) == {0, 8}
-
-
-@pytest.mark.slow
-def test_killed_ten_times_and_finished_is_the_same_to_the_byte(undisturbed, tmp_path):
-    out, draw = tmp_path / "out", random.Random(20240229)
-    command = [sys.executable, "-m", "pipelines", "build", "--out", str(out), "--limit", str(CLIPS), "--workers", "2"]
-    files = sum(len(names) for _, _, names in os.walk(undisturbed))
-    # Ten moments over the whole of the build, told by the files that are there: clocks differ from machine to machine.
-    moments = sorted(draw.randrange(files) for _ in range(10))
-    killed = 0
-    for moment in moments:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                   start_new_session=True)
-        start = time.monotonic()
-        while process.poll() is None:
-            if sum(len(names) for _, _, names in os.walk(out)) >= moment and time.monotonic() - start > 2.5:
-                time.sleep(draw.uniform(0, 0.5))
-                os.killpg(process.pid, signal.SIGKILL)
-                killed += process.wait() == -signal.SIGKILL
-                break
-    assert killed >= 8, "most of the kills were to find the build at work"
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert promised(out) == promised(undisturbed)
-    assert not [path for path in out.rglob("*") if path.name.startswith(".tmp-")]
-
-
-CRASH = """
-import os, sys
-from captioners import measured
-from pipelines import __main__ as cli
-measured.VERSION += 1  # captions and shards are made anew, and the build ends as every build does
-left, replace = int(sys.argv[1]), os.replace
-def dying(*names):
-    global left
-    left -= 1
-    if left < 0:
-        os._exit(9)
-    replace(*names)
-os.replace = dying
-sys.exit(cli.main(["build", "--out", sys.argv[2], "--limit", "6", "--workers", "1"]))
-"""
-
-
-@pytest.mark.slow
-def test_dying_at_any_file_of_the_end_is_mended(tmp_path):
-    """Each file appears by a rename; a process that dies instead of the n-th leaves what a kill there leaves."""
-    build(tmp_path / "base", "--limit", "6")
-
-    def run(renames: int, out: Path) -> int:
-        return subprocess.run([sys.executable, "-c", CRASH, str(renames), str(out)], stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL).returncode
-
-    shutil.copytree(tmp_path / "base", tmp_path / "whole")
-    assert run(10**6, tmp_path / "whole") == 0
-    died = 0
-    for renames in range(3, 40, 3):
-        out = tmp_path / str(renames)
-        shutil.copytree(tmp_path / "base", out)
-        code = run(renames, out)
-        died += code == 9
-        assert code in (0, 9) and run(10**6, out) == 0
-        assert promised(out) == promised(tmp_path / "whole"), renames
-        if code == 0:
-            break
-    assert died >= 5
 
 
 def test_status_tells_of_builds_in_flight_ended_and_dead(undisturbed, tmp_path):
@@ -245,7 +180,7 @@ def test_status_tells_of_builds_in_flight_ended_and_dead(undisturbed, tmp_path):
 
 def test_two_builds_in_one_place_do_not_mix(tmp_path, capsys):
     with storage.lock(str(tmp_path)):
-        assert cli.main(["build", "--out", str(tmp_path), "--limit", "1"]) == 1
+        assert cli.main(["build", "--out", str(tmp_path), "--limit", "1", "--datasets", "mucaps"]) == 1
     assert "another build is at work" in capsys.readouterr().err
     build(tmp_path, "--limit", "1")
 
@@ -266,6 +201,9 @@ def test_the_ledger_speaks_to_people_and_machines(undisturbed, capsys):
     (["--source", "folder", "--media", "/nosuch"], "not a directory"), (["--runner", "DaskRunner"], "silently"),
     (["--max-speech", "20"], "from 0 to 1"), (["--min-duration", "nan"], "--min-duration"), (["--limit", "x"], "count"),
     (["--max-sp", "0.2"], "--max-sp"),
+    (["--tempo-edits", "5"], "at most 4"), (["--pair-threshold", "0"], "threshold"),
+    (["--descriptions", "/nosuch"], "--descriptions"),
+    (["--descriptions", "/nosuch", "--datasets", "mucaps"], "goes with --datasets musicqa"),
     (["--frobnicate"], "--frobnicate"), (["--limit", "0"], "at least 1"), (["--tagger", "/nosuch"], "--tagger")])
 def test_wrong_arguments_exit_2_and_say_what_is_wrong(tmp_path, capsys, options, words):
     with pytest.raises(SystemExit) as ended:

@@ -1,0 +1,97 @@
+"""What is asked again when something under a row changes, and what is not."""
+import argparse
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from manifests.outcomes import Loss
+from pipelines import options
+from pipelines.progress import Progress
+from pipelines.stage import Stage, tag
+from pipelines.work import Work
+
+SCHEMA = pa.schema([("id", pa.string()), ("outcome", pa.string()), ("detail", pa.string()), ("revision", pa.string()),
+                    ("text", pa.string())])
+LOG: list[str] = []
+
+
+def listen(row: dict) -> dict:
+    LOG.append(f"listen {row['id']}")
+    if row["id"] == "mute":
+        raise Loss("no_audio", "a picture only")
+    return {"text": f"{row['id']} {row['revision']}"}
+
+
+def shout(row: dict) -> dict:
+    LOG.append(f"shout {row['id']}")
+    return {"text": row["text"].upper()}
+
+
+def marry(row: dict) -> dict:
+    LOG.append(f"marry {row['id']}")
+    return {"text": f"{row['one']['text']} {row['how']} {row['other']['text']}"}
+
+
+def count(row: dict) -> dict:
+    LOG.append(f"count {row['id']}")
+    return {"text": str(len(row["text"]))}
+
+
+LISTEN = Stage("listen", "v1", SCHEMA, listen)
+SHOUT = Stage("shout", tag(1, {}, LISTEN), SCHEMA, shout, reads=LISTEN)
+MARRY = Stage("marry", "v1", SCHEMA, marry, parts={"one": ("text",), "other": ("text",)})
+COUNT = Stage("count", tag(1, {}, MARRY), SCHEMA, count, reads=MARRY)
+
+
+def work(out: Path) -> Work:
+    """As a build begins: what is known comes from the markers."""
+    parser = argparse.ArgumentParser()
+    options.add_arguments(parser)
+    asked = options.parse(parser, parser.parse_args(["--out", str(out), "--workers", "1"]), [])
+    stages = {one.name: one for one in (LISTEN, SHOUT, MARRY, COUNT)}
+    return Work(asked, stages, {}, {}, Progress(str(out), stages, asked), "")
+
+
+def all_of_it(out: Path, revisions: dict[str, str], pairs=(("a", "b", "and"),)) -> tuple[Work, list[str]]:
+    LOG.clear()
+    it = work(out)
+    it.ask([LISTEN, SHOUT], {key: {"id": key, "revision": revision} for key, revision in revisions.items()})
+    it.ask([MARRY, COUNT], {f"{a}~{b}": it.row(f"{a}~{b}", {"one": ("shout", a), "other": ("listen", b)}, how=how)
+                            for a, b, how in pairs})
+    return it, sorted(LOG)
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+def test_rows_are_made_of_parts_once(out):
+    it, did = all_of_it(out, {"a": "1", "b": "1", "mute": "1"})
+    assert did == ["count a~b", "listen a", "listen b", "listen mute", "marry a~b", "shout a", "shout b"]
+    assert it.fate("a~b", ("marry", "count")) == ("done", "")
+    assert it.fate("mute", ("listen", "shout")) == ("no_audio", "a picture only")
+    assert it.fate("never", ("listen",)) == ("not_asked", "")
+    assert it.done(["mute", "b", "a"], ("listen", "shout")) == ["b", "a"]
+    assert all_of_it(out, {"a": "1", "b": "1", "mute": "1"})[1] == []
+
+
+def test_a_part_that_changed_is_a_row_that_is_done_anew(out):
+    all_of_it(out, {"a": "1", "b": "1", "c": "1"}, (("a", "b", "and"), ("b", "c", "and")))
+    it, did = all_of_it(out, {"a": "2", "b": "1", "c": "1"}, (("a", "b", "and"), ("b", "c", "and")))
+    assert did == ["count a~b", "listen a", "marry a~b", "shout a"]
+    assert it.index["marry"]["a~b"].revision != it.index["marry"]["b~c"].revision
+
+
+def test_what_is_given_counts_as_well(out):
+    all_of_it(out, {"a": "1", "b": "1"})
+    assert all_of_it(out, {"a": "1", "b": "1"}, (("a", "b", "or"),))[1] == ["count a~b", "marry a~b"]
+
+
+def test_what_is_no_longer_asked_for_is_not_known_and_not_forgotten(out):
+    all_of_it(out, {"a": "1", "b": "1", "c": "1"}, (("a", "b", "and"), ("b", "c", "and")))
+    it, did = all_of_it(out, {"a": "1", "b": "1"})
+    assert (did, set(it.index["listen"]), set(it.index["marry"])) == ([], {"a", "b"}, {"a~b"})
+    assert all_of_it(out, {"a": "1", "b": "1", "c": "1"}, (("a", "b", "and"), ("b", "c", "and")))[1] == []
