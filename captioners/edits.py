@@ -43,6 +43,7 @@ _NAMES = {"brightness": ("tone", "timbre"), "loudness": ("level", "loudness"),
           "density": ("rhythm", "flow of notes"),
           "register": ("register", "range of pitches")}
 _TONICS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+_SAME_TEMPO = 0.02  # nobody asks for 79 BPM in place of 80
 _COUNT = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 12: "twelve"}
 
 
@@ -132,6 +133,8 @@ def _tempo(rng, source, target) -> tuple[str, str]:
         if "tempo" in source:
             if source["tempo"] == target["tempo"]:
                 return "", f"the tempo of {bpm(target)}"
+            if abs(target["tempo"] / source["tempo"] - 1) <= _SAME_TEMPO:
+                return "", "the tempo"
             up = target["tempo"] > source["tempo"]
             verb = pick(rng, ("raise the tempo", "speed it up", "bring the tempo up", "take it faster,") if up else
                         ("lower the tempo", "bring the tempo down", "take the tempo down", "bring the speed down"))
