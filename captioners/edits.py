@@ -202,7 +202,7 @@ def _derived(rng, given) -> str:
     edit, amount, source = given["edit"], given["amount"], measured(given["source"])
     music = _named(rng, source) if source and chance(rng, 0.8) else pick(rng, _MUSIC)
     if edit == "tempo":
-        asked = _stretched(rng, amount, music, source)
+        asked = _stretched(rng, amount, music, source, measured(given["target"]) or {})
         keeping = pick(rng, ("keep the pitch", "without changing the pitch", "leave the pitch as it is",
                              "at the same pitch", "keep the pitch as it is", "while keeping the pitch",
                              "keep the key and the pitch", "with the pitch unchanged"))
@@ -226,7 +226,7 @@ def _named(rng, source) -> str:
     return f"{pick(rng, ('this', 'the'))} {' '.join([*fitting[:1], noun])}"
 
 
-def _stretched(rng, ratio, music, source) -> str:
+def _stretched(rng, ratio, music, source, target) -> str:
     slower, share = ratio < 1, round(abs(ratio - 1) * 100)
     verb = f"slow {music} down" if slower else f"speed {music} up"
     change = pick(rng, ("reduce", "lower", "bring down") if slower else ("raise", "increase", "bring up"))
@@ -250,7 +250,10 @@ def _stretched(rng, ratio, music, source) -> str:
     asked = pick(rng, options)
     if "tempo" in source and chance(rng, 0.7) and source["tempo"] * ratio >= 20:
         about = "about " if source["beat"] == "hedged" else ""
-        asked += f", from {about}{source['tempo']} to {about}{round(source['tempo'] * ratio)} BPM"
+        aim = round(source["tempo"] * ratio)
+        if abs(target.get("tempo", aim) - aim) <= 1:  # rounded from what was measured, not from what was rounded
+            aim = target.get("tempo", aim)
+        asked += f", from {about}{source['tempo']} to {about}{aim} BPM"
     return asked
 
 
