@@ -18,7 +18,7 @@ WORKERS ?=
 ARGS ?=
 TORCH_INDEX ?=
 
-.PHONY: help setup datasets status ledger test lint bench lock clean
+.PHONY: help setup datasets status ledger test lint bench bench-model lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -58,6 +58,9 @@ bench: setup  ## speed and memory, to benchmarks/*.json
 	$(PY) benchmarks/floor.py
 	$(PY) benchmarks/audioset.py
 	$(PY) benchmarks/pairing.py
+
+bench-model: setup  ## the models' speed and memory, to benchmarks/model-*.json; ARGS="--size 7b --device cuda"
+	$(PY) benchmarks/model.py $(ARGS)
 
 lock: setup  ## resolve setup.py anew into requirements.txt
 	$(PY) -m pip install --quiet uv

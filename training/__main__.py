@@ -1,0 +1,50 @@
+"""python -m training check-reference | inspect | convert.
+
+Exit codes: 0 done, or it agrees; 1 it does not agree; 2 wrong arguments or input.
+"""
+import argparse
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training", description="M²UGen and MU-LLaMA.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser(
+        "check-reference", allow_abbrev=False, help="compare with the outputs of a public implementation",
+        description="Loads the weights in each file, computes what the file says they gave, and prints the largest "
+                    "difference of each quantity. Exit codes: 0 all agree, 1 some do not, 2 a file is not of the "
+                    "format.")
+    check.add_argument("files", metavar="FILE.safetensors", nargs="+",
+                       help="weights, inputs and outputs of M²UGen or MU-LLaMA, of any size")
+    looking = commands.add_parser("inspect", allow_abbrev=False,
+                                  help="what a checkpoint is, and whether it can hear; nothing in it is executed")
+    looking.add_argument("source", metavar="CHECKPOINT", help="a file or folder, as published or of ours")
+    converting = commands.add_parser("convert", allow_abbrev=False, help="a published checkpoint to ours, or back",
+                                     description="A folder of ours becomes a published file (.pth, .safetensors); "
+                                                 "anything else that is published becomes a folder of ours.")
+    converting.add_argument("source", metavar="SOURCE")
+    converting.add_argument("target", metavar="TARGET", help="is made; it must not be there")
+    converting.add_argument("--llama", help="the LLaMA-2 below it, where SOURCE does not hold it (MU-LLaMA, ours)")
+    converting.add_argument("--base", metavar="ID@REVISION", help="leave the LLaMA out, and name it so")
+    values = parser.parse_args(arguments)
+    if values.command == "check-reference":
+        from training import check_reference  # imports torch and transformers: not for --help
+        return check_reference.main(values.files)
+    from training import checkpoint
+    try:
+        if values.command == "inspect":
+            print(checkpoint.inspect(values.source))
+        else:
+            name, _, revision = (values.base or "").partition("@")
+            if values.base and not (name and revision):
+                converting.error(f"--base: like meta-llama/Llama-2-7b@REVISION, not {values.base}")
+            print(checkpoint.convert(values.source, values.target, llama=values.llama,
+                                     base={"id": name, "revision": revision} if values.base else None))
+    except (OSError, ValueError) as error:
+        print(f"python -m training {values.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
