@@ -17,7 +17,7 @@ SEGMENT = pa.schema([
 
 _RESULT = [("id", pa.string()), ("outcome", pa.string()), ("detail", pa.string())]
 
-# The clip store: the only place under OUT/stages that holds media.
+# The clip store: media as it came. Under OUT/stages only frames, films and edits (below) are media beside it.
 CLIP = pa.schema([
     *_RESULT,
     ("source_id", pa.string()),

@@ -2,6 +2,7 @@
 
 Everything here handles ids and small records; media is touched by the stages' workers only.
 """
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -67,7 +68,7 @@ def build(options: Options) -> dict:
         work.ask([stages["check"]], {key: work.row(key, {"caption": ("caption", key), "measurement": ("measure", key)})
                                      for key in kept})
 
-        lines = {dataset: sorted(write.DATASETS[dataset].lines(work, keys), key=lambda line: line.id)
+        lines = {dataset: _ordered(dataset, write.DATASETS[dataset].lines(work, keys))
                  for dataset, keys in requested.items()}
         plans = {dataset: write.plan(dataset, [line for line in found if line.outcome == DONE], segments, split,
                                      work.index)
@@ -128,6 +129,14 @@ def _split(source_id: str, assignment: str) -> str:
     """The video's split in whichever dataset may use it: `assign` gives it one in all of them."""
     dataset = splits.owner(source_id) if assignment == "disjoint" else next(iter(splits.SIZES))
     return splits.assign(source_id, dataset, assignment)
+
+
+def _ordered(dataset: str, lines: Iterable[Line]) -> list[Line]:
+    found = sorted(lines, key=lambda line: line.id)
+    for one, other in itertools.pairwise(found):
+        if one.id == other.id:
+            raise ValueError(f"{dataset}: two rows share the id {one.id!r}: of {one.clip} and of {other.clip}")
+    return found
 
 
 def _told(dataset: str, line: Line, work: Work) -> dict:

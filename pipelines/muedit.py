@@ -107,8 +107,10 @@ def _partners(work: Work, keys: list[str]) -> tuple[list[_Try], dict[str, str]]:
 
 
 def _derived(key: str, options: Options) -> list[_Try]:
-    names = {"tempo": "tempo-{:g}", "pitch": "pitch-{:+g}"}
-    return [_Try(f"{key}~{names[kind].format(amount)}".replace("+", "up-").replace("--", "-down-"), key, kind, amount)
+    def name(kind: str, amount: float) -> str:
+        return f"{kind}-{amount:g}" if kind == "tempo" else f"{kind}-{'up' if amount > 0 else 'down'}-{abs(amount):g}"
+    # "@" is in no id either, and in no pair's.
+    return [_Try(f"{key}@{name(kind, amount)}", key, kind, amount)
             for kind, amount in edits.chosen(key, options.tempo_edits, options.pitch_edits)]
 
 

@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from manifests import outcomes, splits, storage
+from manifests import outcomes, splits, storage, tags
 from manifests.audioset import EXCLUDED
 from manifests.official import official
 from pairing import edits, match
@@ -167,11 +167,15 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
     for name, most in (("tempo_edits", len(edits.TEMPI)), ("pitch_edits", len(edits.SHIFTS))):
         if getattr(values, name) > most:
             parser.error(f"--{name.replace('_', '-')}: at most {most}")
+    if "muedit" in datasets and not (values.max_pairs_per_clip or values.tempo_edits or values.pitch_edits):
+        parser.error("--datasets muedit: with no pairs and no edits there is nothing to make")
     if values.descriptions is not None:
         if "musicqa" not in datasets:
             parser.error("--descriptions goes with --datasets musicqa")
-        if not storage.exists(values.descriptions):
-            parser.error(f"--descriptions: no such file: {values.descriptions}")
+        try:
+            tags.kind(values.descriptions)
+        except (OSError, ValueError) as error:
+            parser.error(f"--descriptions: {error}")
     if "dask" in values.runner.lower():
         parser.error("--runner: Beam's DaskRunner loses data silently; use FnApiRunner here, or Flink, Spark, Dataflow")
     if rest and values.runner == "FnApiRunner":
