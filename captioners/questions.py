@@ -106,7 +106,7 @@ def opened(rng, given: Mapping) -> str:
     for topic in shuffled(rng, topics):
         others = [known[other] for other in known if other != topic]
         more = f" {pick(rng, ('Besides,', 'Apart from that,', 'Along with that,'))} {lowered(pick(rng, others))}" \
-            if others and not re.search(r":.*$", known[topic]) else ""
+            if others and not re.search(r":.*$", known[topic]) and chance(rng, 0.5) else ""
         asked.append((pick(rng, _ABOUT[topic]), f"{known[topic]}{more}"))
     for place in shuffled(rng, range(len(_WHOLE)))[:5 - len(asked)]:
         first, *rest = quoted(rng, whole) if caption else [whole]

@@ -4,6 +4,7 @@ Everything here handles ids and small records; media is touched by the stages' w
 """
 import itertools
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -45,6 +46,7 @@ def build(options: Options) -> dict:
                  for dataset in options.datasets}
     wanted = {key: segments[key] for keys in requested.values() for key in keys}
     stages = _stages(options)
+    _warn(options)
 
     local = options.runner == "FnApiRunner"
     with (_alone(out), Progress(out, stages, options) as progress, ending.sudden(progress.failed, local),
@@ -100,6 +102,21 @@ def _stages(options: Options) -> dict[str, Stage]:
     named = {one.name: one for one in floor}
     named |= {one.name: one for dataset in options.datasets for one in write.DATASETS[dataset].stages(options, named)}
     return {name: one if name == "filter" else replace(one, again=options.retry) for name, one in named.items()}
+
+
+def _warn(options: Options) -> None:
+    """Of what another command built here, and this one will not leave, or not renew."""
+    try:
+        before = storage.read_json(storage.join(options.out, "stats.json"))
+    except FileNotFoundError:
+        return
+    if before["made"]["source"] != options.source:
+        print(f"{options.out} holds a build of source {before['made']['source']}: its datasets of the same names are "
+              "replaced", file=sys.stderr)
+    there = storage.names(storage.join(options.out, "datasets"))
+    if others := [name for name in there if name not in options.datasets]:
+        print(f"{options.out}: {', '.join(others)} of an earlier build stay as they are; copies of a recording are "
+              "found among what is built together", file=sys.stderr)
 
 
 @contextmanager

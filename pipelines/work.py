@@ -129,8 +129,8 @@ class Work:
     def described(self, keys: Collection[str]) -> dict[str, dict]:
         """What `--descriptions` says of clips, as captioners.instructions wants it given, as far as it knows them.
 
-        It may name a clip by its source video and start (MusicCaps), or by its path under `--media` (MagnaTagATune,
-        MTG-Jamendo).
+        It may name a clip by its source video and start (MusicCaps; of a folder, files are named by it), or by its path
+        under `--media` (MagnaTagATune, MTG-Jamendo).
         """
         found = tags.descriptions(self.options.descriptions)
         root = storage.locate(self.options.media)[1].rstrip("/") + "/" if self.options.media else ""
@@ -138,7 +138,8 @@ class Work:
         for key in keys:
             segment = self.segments[key]
             path = storage.locate(segment["uri"])[1].removeprefix(root) if root else segment["uri"]
-            one = found.get(segment["source_id"]) or found.get(path)
+            name = path.rpartition("/")[2].partition(".")[0]
+            one = next((found[told_by] for told_by in (segment["source_id"], path, name) if told_by in found), None)
             if one is None or (None not in (one.start, segment["start"]) and abs(one.start - segment["start"]) > 0.5):
                 continue  # unknown, or another excerpt of the video
             told[key] = {"tags": list(one.tags), "categories": list(one.categories) or None,

@@ -21,6 +21,7 @@ from PIL import Image as Pictures
 from captioners import measured
 from manifests import media, splits
 from pairing import edits, features, fingerprint, match
+from pipelines import __main__ as cli
 from pipelines import pairs, report, sample
 from tests.pipelines.test_build import build, promised
 
@@ -324,3 +325,17 @@ def test_names_that_look_like_ours_are_nobodys(tmp_path):
             assert abs(row["amount"]) == float(row["id"].rpartition("-")[2])
             ratio = row["amount"] if row["edit"] == "tempo" else 1
             assert row["target_duration"] == pytest.approx(row["duration"] / ratio, abs=0.002)
+
+
+def test_a_description_of_nothing_that_is_here_costs_nothing(undisturbed, tmp_path, capsys):
+    """The wrong file, or another folder's: what was there before stays."""
+    out, told = tmp_path / "out", tmp_path / "tags.tsv"
+    shutil.copytree(undisturbed, out)
+    told.write_text("TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS\ntrack_1\ta\tb\telse/where.mp3\t9.0\tgenre---rock\n")
+    code = cli.main(["build", "--out", str(out), "--limit", str(CLIPS), "--workers", "1", "--datasets", "musicqa",
+                     "--descriptions", str(told)])
+    assert code == 1
+    said = capsys.readouterr().err
+    assert "describes none of 27 clips, such as sample-0-" in said
+    assert "mucaps, muedit, muimage, muvideo of an earlier build stay as they are" in said
+    assert {row["id"] for row in rows(out, "musicqa")} == {row["id"] for row in rows(undisturbed, "musicqa")}
