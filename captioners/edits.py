@@ -52,16 +52,18 @@ def instruction(rng, given: Mapping) -> str:
     if given["edit"] != "pair":
         return _derived(rng, given)
     source, target = measured(given["source"]), measured(given["target"])
-    return _differences(rng, source, target) if source and target else _free(rng, given["source"], given["target"])
+    if source and target:
+        return _differences(rng, source, target, given.get("same", ()))
+    return _free(rng, given["source"], given["target"])
 
 
-def _differences(rng, source, target) -> str:
+def _differences(rng, source, target, alike) -> str:
     changes, kept, used = [], [], set()
     for facet in ("tempo", "key", *_MOVES):
         wanted, same = _step(rng, facet, source, target, used)
         if same:
             kept.append(same)
-        elif wanted:
+        elif wanted and facet not in alike:
             changes.append((facet in ("tempo", "key"), wanted))
             used.add(wanted.split()[0])
     # Tempo and key are what a listener notices; of the others up to three.

@@ -4,15 +4,18 @@ A writer answers prompts; this file asks it, has the answers checked, asks again
 hold, and lays the sides out as the published instruction files do.
 """
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from captioners import answers, numbered
+from captioners import answers, lexicon, numbered
 from manifests import prompts
 from manifests.outcomes import Loss
 
 ATTEMPTS = 3
+LONGEST = 5_000           # letters of what a conversation is written from: people's captions have hundreds
+_LONGEST_ANSWER = 16_000  # of ten parts at most
 
 # The texts that each dataset's `given` must hold; musicqa takes a caption or tags.
 NEEDED = {"muedit": ("source", "target"), "muimage": ("music", "image"), "muvideo": ("music", "video"), "musicqa": ()}
@@ -123,12 +126,19 @@ def _sides(item) -> tuple[str, ...]:
 def _ungrounded(item) -> str:
     """Why there is nothing to write from, "" where there is."""
     if item.dataset != "musicqa":
-        empty = [field for field in NEEDED[item.dataset] if not (item.given[field] or "").strip()]
-        return f"the caption {empty[0]!r} is empty" if empty else ""
-    caption = item.given.get("caption", item.given.get("music"))
-    if (caption or "").strip() or any(tag.strip() for tag in item.given.get("tags") or ()):
-        return ""
-    return "neither a caption nor a tag"
+        told = {field: item.given[field] or "" for field in NEEDED[item.dataset]}
+        for field, caption in told.items():
+            if not re.search(r"\w", caption):
+                return f"there is no word in the caption {field!r}"
+    else:
+        told = {"caption": item.given.get("caption", item.given.get("music")) or "",
+                "tags": ", ".join(item.given.get("tags") or ())}
+        if not re.search(r"\w", told["caption"]) and not lexicon.tagged(item.given.get("tags") or ()):
+            return "there is no word in a caption or a tag"
+    for field, text in told.items():
+        if len(text) > LONGEST:
+            return f"{field} has {len(text)} letters, over {LONGEST}"
+    return ""
 
 
 def _prompt(item, side) -> Prompt:
@@ -150,6 +160,8 @@ def _seed(seed, side, attempt) -> int:
 
 def _read(item, side, text):
     """An answer as it is stored: a line, four answers, or five (question, answer). Raises Unfit."""
+    if len(text) > _LONGEST_ANSWER:
+        raise answers.Unfit(f"{len(text)} letters, over {_LONGEST_ANSWER}")
     if item.dataset != "musicqa":
         return answers.line(item.dataset, side, text, item.given)
     system = prompts.system(item.dataset, side, item.given)

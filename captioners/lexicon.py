@@ -64,6 +64,8 @@ def tag(text: str) -> tuple[str, str]:
     """
     category, _, name = text.strip().rpartition("---")
     name = " ".join(name.replace("_", " ").split()).strip(" .,;\"'").lower()
+    if re.fullmatch(r"(?:no|without|non|none|nothing)|\W*", name):
+        return "other", ""
     if re.match(r"(?:no|without|non)\b", name):
         return "absent", re.sub(r"^(?:no|without|non)[ -]", "", name)
     if category in _PREFIXES:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy.spatial import cKDTree
 
-VERSION = 1
+VERSION = 2
 SIZE = 90        # pixels, of the shorter side at which pictures are looked at
 STEP = 1 / 15    # s at least from one picture of a film to the next that is compared with it
 _LOOK = 0.25     # s at least from one picture of a film to the next whose colours are looked at
@@ -67,7 +67,7 @@ def picture(rgb: np.ndarray) -> dict:
     chroma in CIELAB, 0..130; sharpness: of small squares, the steepest change from one pixel to the next as a share of
     the square's range, 0..1, None where no square has any; colours: shares of COLOURS, float [11], sum 1.
     """
-    return _look(_reduced(rgb))
+    return _rounded(_look(_reduced(rgb)))
 
 
 def prepare() -> None:
@@ -91,7 +91,7 @@ def film(pictures: Iterable[tuple[float, np.ndarray]]) -> dict:
         rgb = _reduced(rgb)
         if not looked or time > looked[-1]["time"] + _LOOK - 1e-6:
             looked.append(_look(rgb) | {"time": time})
-        now = time, rgb @ _LUMA, _cells(rgb)
+        now = time, _luma(rgb), _cells(rgb)
         if before is not None:
             times.append(time)
             novelties.append(_novelty(before[2], now[2]))
@@ -106,13 +106,26 @@ def film(pictures: Iterable[tuple[float, np.ndarray]]) -> dict:
     colours = np.array([look["colours"] for look in looked])
     sharp = [look["sharpness"] for look in looked if look["sharpness"] is not None]
     rise = np.polyfit(at - at.mean(), light, 1)[0] * np.ptp(at) if len(at) > 2 else 0.0
-    return {"brightness": float(light.mean()),
-            **{name: float(np.mean([look[name] for look in looked])) for name in ("contrast", "saturation")},
-            "sharpness": float(np.mean(sharp)) if sharp else None, "colours": colours.mean(axis=0).tolist(),
-            "brightness_spread": float(light.std()), "brightness_trend": float(rise),
-            "colour_change": float(np.abs(colours - colours.mean(axis=0)).sum(axis=1).mean() / 2),
-            "motion": float(steady.mean()) if len(steady) else 0.0,
-            "cuts": [time for time, new in zip(times, cut, strict=True) if new]}
+    return _rounded({
+        "brightness": float(light.mean()),
+        **{name: float(np.mean([look[name] for look in looked])) for name in ("contrast", "saturation")},
+        "sharpness": float(np.mean(sharp)) if sharp else None, "colours": colours.mean(axis=0).tolist(),
+        "brightness_spread": float(light.std()), "brightness_trend": float(rise),
+        "colour_change": float(np.abs(colours - colours.mean(axis=0)).sum(axis=1).mean() / 2),
+        "motion": float(steady.mean()) if len(steady) else 0.0,
+        "cuts": [time for time, new in zip(times, cut, strict=True) if new]})
+
+
+def _rounded(looks: dict) -> dict:
+    """The last digits depend on the processor, and rows must not."""
+    return {name: [round(one, 5) for one in value] if isinstance(value, list) else value and round(value, 5)
+            for name, value in looks.items()}
+
+
+def _luma(rgb: np.ndarray) -> np.ndarray:
+    # Not a matrix product, whose order of additions depends on the processor.
+    red, green, blue = (rgb[..., channel] * weight for channel, weight in enumerate(_LUMA))
+    return red + green + blue
 
 
 def _cells(rgb: np.ndarray) -> np.ndarray:
@@ -129,7 +142,8 @@ def _novelty(before: np.ndarray, now: np.ndarray) -> float:
     """
     change = float(np.abs(now - before).mean())
     now, before = (cells.reshape(-1, 3) - cells.mean(axis=(0, 1)) for cells in (now, before))
-    common, own, own_before = (float(np.linalg.norm(one.T @ other)) / one.size + _FAINT
+    common, own, own_before = (float(np.sqrt(np.square((one[:, :, None] * other[:, None, :]).sum(axis=0)).sum()))
+                               / one.size + _FAINT
                                for one, other in ((now, before), (now, now), (before, before)))
     return float(np.sqrt(change * max(0.0, 1.0 - common / np.sqrt(own * own_before))))
 
@@ -165,7 +179,7 @@ def _reduced(rgb: np.ndarray) -> np.ndarray:
 
 
 def _look(rgb: np.ndarray) -> dict:
-    luma = rgb @ _LUMA
+    luma = _luma(rgb)
     names, light, chroma = _table()
     place = _place(rgb)
     return {"brightness": float(light[place].mean()), "contrast": float(luma.std()),

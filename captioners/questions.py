@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from captioners import lexicon
 from captioners.measured import FRAMES
 from captioners.wording import (
+    bare,
     chance,
     finished,
     key,
@@ -105,17 +106,22 @@ def opened(rng, given: Mapping) -> str:
     for topic in shuffled(rng, topics):
         others = [known[other] for other in known if other != topic]
         more = f" {pick(rng, ('Besides,', 'Apart from that,', 'Along with that,'))} {lowered(pick(rng, others))}" \
-            if others and not re.search(r":.*$", known[topic]) else ""
+            if others and not re.search(r":.*$", known[topic]) and chance(rng, 0.5) else ""
         asked.append((pick(rng, _ABOUT[topic]), f"{known[topic]}{more}"))
     for place in shuffled(rng, range(len(_WHOLE)))[:5 - len(asked)]:
         first, *rest = quoted(rng, whole) if caption else [whole]
-        asked.append((_WHOLE[place], " ".join([finished(_LEADS[place].format(lowered(first))), *rest])))
+        asked.append((_WHOLE[place], " ".join([finished(_LEADS[place].format(bare(first))), *rest])))
     return "\n".join(f"{number}. Question: {question}\nAnswer: {answer}"
                      for number, (question, answer) in enumerate(asked, start=1))
 
 
 def _given(given) -> tuple[str, list[str]]:
-    return (given.get("caption", given.get("music")) or "").strip(), [*(given.get("tags") or ())]
+    """Caption, "" where there is no word in it; and tags, with their categories where these are known."""
+    caption = (given.get("caption", given.get("music")) or "").strip()
+    tags = [*(given.get("tags") or ())]
+    categories = given.get("categories") or [""] * len(tags)
+    return caption if re.search(r"\w", caption) else "", [
+        f"{category}---{tag}" if category else tag for tag, category in zip(tags, categories, strict=True)]
 
 
 def _claimed(rng, said) -> dict[str, str]:
@@ -139,9 +145,10 @@ def _measured(rng, said, caption) -> list[str]:
     facets = shuffled(rng, [facet for facet in FRAMES if facet in said])
     heard = [phrase(rng, facet, said[facet])[1] for facet in facets]
     inferred = shuffled(rng, [*facts.values()])[:4]
+    brief = predicate(rng, {**short, **anchors} if short else said)
+    leads = ("This is", "It is") if brief.startswith("a ") else ("This is music that is", "It is music that is")
     return [
-        finished(f"{pick(rng, ('The audio is', 'This is a piece of music that is', 'It is music that is'))} "
-                 f"{predicate(rng, {**short, **anchors} if short else said)}"),
+        finished(f"{pick(rng, ('The audio is', *leads))} {brief}"),
         " ".join(sentences(caption)) if chance(rng, 0.3) else " ".join(shuffled(rng, [*facts.values()])),
         finished(f"{pick(rng, ('I hear', 'One can hear', 'What can be heard is', 'I hear music with'))} {listed(heard)}"
                  if heard else next(iter(facts.values()))),
@@ -162,11 +169,11 @@ def _free(rng, caption, facts) -> list[str]:
     supposed = [part for part in parts[1:] if _SUPPOSING.search(part)]
     start = pick(rng, ("", "In short: ", "Briefly put: "))
     return [
-        finished(f"{start}{lowered(parts[0]) if start else parts[0]}"),
+        finished(f"{start}{bare(parts[0]) if start else parts[0]}"),
         " ".join(parts),
         finished(f"{pick(rng, ('I hear the following:', 'The following can be heard:', 'One hears this:'))} "
-                 f"{listed(heard)}") if heard else finished(f"I hear this: {lowered(parts[0])}"),
-        " ".join(inferred[:2] + supposed[:2]) or finished(f"From the audio one can tell this: {lowered(parts[-1])}"),
+                 f"{listed(heard)}") if heard else finished(f"I hear this: {bare(parts[0])}"),
+        " ".join(inferred[:2] + supposed[:2]) or finished(f"From the audio one can tell this: {bare(parts[-1])}"),
     ]
 
 

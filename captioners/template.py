@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from captioners import edits, questions
-from captioners.wording import chance, finished, lowered, measured, pick, predicate, quoted, relative
+from captioners.wording import bare, chance, finished, lowered, measured, pick, predicate, quoted, relative
 
 NAME = "template"
-VERSION = 1
+VERSION = 2
 
 _SHOULD = ("The music should be", "Let the music be", "The music for it should be", "The music has to be",
            "The music to go with it should be", "The fitting music is", "Make sure that the music is",
@@ -55,7 +55,7 @@ def _answer(rng, caption) -> str:
     first, *others = quoted(rng, caption)
     said = relative(first, "music")
     if not said:
-        said = f"is {pick(rng, ('of this kind', 'like this', 'best described like this'))}: {lowered(first)}"
+        said = f"is {pick(rng, ('of this kind', 'like this', 'best described like this'))}: {bare(first)}"
     elif not said.startswith("is ") and chance(rng, 0.6):
         said = f"is a {pick(rng, ('piece', 'recording', 'track', 'piece of music'))} that {said}"
     return " ".join([finished(f"Here is a music that {said}"), *others])
@@ -67,9 +67,9 @@ def _request(rng, noun, seen, heard) -> str:
     first, *others = quoted(rng, seen)
     music = measured(heard)
     if music and chance(rng, 0.45):  # the music first, as the paper's form may also be read
-        also = pick(rng, _ALSO).format(seen=first, noun=noun, small=lowered(first))
+        also = pick(rng, _ALSO).format(seen=first, noun=noun, small=bare(first))
         return " ".join([finished(f"{form} is {predicate(rng, music)}"), finished(also), *others])
-    picture = relative(first, noun) or f"shows the following: {lowered(first)}"
+    picture = relative(first, noun) or f"shows the following: {bare(first)}"
     if music:
         asked = f"{pick(rng, _SHOULD)} {predicate(rng, music)}"
         return " ".join([finished(f"{form} {picture}"), *others, finished(asked)])

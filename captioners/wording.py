@@ -4,7 +4,7 @@ The template writer's and the question writer's shared ground. Nothing here adds
 """
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from captioners.measured import EPITHETS, FRAMES, NOUNS
 from captioners.vocabulary import BANDS, KEY_HEDGES, KEY_VERBS, NO_BEAT, NO_KEY, TEMPO_HEDGES, claims, words
@@ -64,7 +64,7 @@ def sentences(caption: str) -> list[str]:
             re.search(r"\w", sentence)]
 
 
-@cache
+@lru_cache(1024)
 def measured(caption: str) -> dict:
     """The claims of a caption by the measured captioner, {} where the caption is anybody else's."""
     said = claims(caption)
@@ -144,6 +144,11 @@ def predicate(rng, said: dict) -> str:
         return start.strip()
     link = "marked by" if "with" in adverbs else pick(rng, ("with", "with", "marked by"))
     return f"{start.strip()}, {link} {listed(things)}"
+
+
+def bare(sentence: str) -> str:
+    """A sentence to follow a colon: "Here is a still image in blue." is "a still image in blue." there."""
+    return lowered(re.sub(r"^(?:here|this) is (?=an? )", "", sentence, flags=re.IGNORECASE))
 
 
 def lowered(sentence: str) -> str:

@@ -102,9 +102,10 @@ def system(dataset: str, side: str, given: Mapping) -> str:
 def user(dataset: str, side: str, given: Mapping) -> str:
     """The user's text: the descriptions that the answer is to be based on.
 
-    `given`: muedit {"source", "target", "edit": "pair" | "tempo" | "pitch", "amount"}; muimage {"music", "image"};
-    muvideo {"music", "video"}; musicqa {"music"} or {"caption"} (a caption), or {"tags"}, optionally with {"corpus":
-    "MusicCaps" | "MTT" | "MTG"}. Where a caption and tags are both there, the caption is told, as in the paper.
+    `given`: muedit {"source", "target", "edit": "pair" | "tempo" | "pitch", "amount"}, and for writers that do not read
+    prompts "same", facets in which the two sound the same, told or not; muimage {"music", "image"}; muvideo {"music",
+    "video"}; musicqa {"music"} or {"caption"} (a caption), or {"tags"}, optionally with {"corpus": "MusicCaps" | "MTT"
+    | "MTG"}. Where a caption and tags are both there, the caption is told, as in the paper.
     """
     if dataset == "muedit":
         if side == "model":  # the paper gives this side the output's caption alone

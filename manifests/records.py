@@ -17,7 +17,7 @@ SEGMENT = pa.schema([
 
 _RESULT = [("id", pa.string()), ("outcome", pa.string()), ("detail", pa.string())]
 
-# The clip store: the only place under OUT/stages that holds media.
+# The clip store: media as it came. Under OUT/stages only frames, films and edits (below) are media beside it.
 CLIP = pa.schema([
     *_RESULT,
     ("source_id", pa.string()),
@@ -161,6 +161,6 @@ EDIT = pa.schema([
     ("sha256", pa.string()),             # of `audio`
     ("gain", pa.float64()),              # dB, at most 0: it is made quieter where it would exceed full scale
     ("confidence", pa.float64()),        # 0..1: how well the sound confirms the edit (pairing.edits.confirm)
-    # Tempo, beats, pulse and key are the clip's own, changed as the edit changes them; the rest is measured.
+    # What the edit leaves is the clip's own, what it changes is changed as much; sound and level are measured anew.
     *[field for field in MEASUREMENT if field.name not in dict(_RESULT)],
 ])

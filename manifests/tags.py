@@ -25,6 +25,7 @@ KINDS = {
 }
 
 _LONGEST_LINE = 2**17
+_LONGEST_LIST = 2**13  # letters: MusicCaps' longest has some hundreds
 # Python's way to write a list of texts: what `repr` gives, read without executing anything.
 _STRING = r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\""
 _LITERAL = re.compile(rf"\s*\[\s*(?:(?:{_STRING})(?:\s*,\s*(?:{_STRING}))*\s*,?)?\s*\]\s*")
@@ -61,6 +62,7 @@ class Description:
     tags: tuple[str, ...]
     kind: str                     # of `KINDS`
     categories: tuple[str, ...] = ()   # of each tag, where the dataset has them
+    start: float | None = None    # s into the source, of the excerpt that is meant; None: all of it
 
 
 def descriptions(url: str) -> dict[str, Description]:
@@ -71,7 +73,7 @@ def descriptions(url: str) -> dict[str, Description]:
     """
     found = kind(url)
     if found == "musiccaps":
-        return {row.ytid: Description(row.caption, row.aspects, found) for row in musiccaps(url)}
+        return {row.ytid: Description(row.caption, row.aspects, found, start=row.start) for row in musiccaps(url)}
     rows = {"magnatagatune": magnatagatune, "jamendo": jamendo}[found](url)
     told = sound(url, ((row.path, row) for row in rows), lambda row: row if row.tags else None, KINDS[found])
     return {row.path: Description(None, row.tags, found, row.categories if found == "jamendo" else ())
@@ -209,7 +211,7 @@ def _split(header: str, delimiter: str) -> list[str]:
 
 def _texts(literal: str) -> tuple[str, ...]:
     """The texts of a Python list literal."""
-    if not _LITERAL.fullmatch(literal):
+    if len(literal) > _LONGEST_LIST or not _LITERAL.fullmatch(literal):
         raise ValueError(f"aspect_list is no list of texts like ['slow tempo', 'piano']: {shown(literal)}")
     found = (line(_ESCAPE.sub(_unescaped, one[1:-1]), "an aspect") for one in re.findall(_STRING, literal))
     return tuple(filter(None, found))

@@ -2,7 +2,9 @@
 
 Everything here handles ids and small records; media is touched by the stages' workers only.
 """
+import itertools
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -44,6 +46,7 @@ def build(options: Options) -> dict:
                  for dataset in options.datasets}
     wanted = {key: segments[key] for keys in requested.values() for key in keys}
     stages = _stages(options)
+    _warn(options)
 
     local = options.runner == "FnApiRunner"
     with (_alone(out), Progress(out, stages, options) as progress, ending.sudden(progress.failed, local),
@@ -67,7 +70,7 @@ def build(options: Options) -> dict:
         work.ask([stages["check"]], {key: work.row(key, {"caption": ("caption", key), "measurement": ("measure", key)})
                                      for key in kept})
 
-        lines = {dataset: sorted(write.DATASETS[dataset].lines(work, keys), key=lambda line: line.id)
+        lines = {dataset: _ordered(dataset, write.DATASETS[dataset].lines(work, keys))
                  for dataset, keys in requested.items()}
         plans = {dataset: write.plan(dataset, [line for line in found if line.outcome == DONE], segments, split,
                                      work.index)
@@ -101,6 +104,21 @@ def _stages(options: Options) -> dict[str, Stage]:
     return {name: one if name == "filter" else replace(one, again=options.retry) for name, one in named.items()}
 
 
+def _warn(options: Options) -> None:
+    """Of what another command built here, and this one will not leave, or not renew."""
+    try:
+        before = storage.read_json(storage.join(options.out, "stats.json"))
+    except FileNotFoundError:
+        return
+    if before["made"]["source"] != options.source:
+        print(f"{options.out} holds a build of source {before['made']['source']}: its datasets of the same names are "
+              "replaced", file=sys.stderr)
+    there = storage.names(storage.join(options.out, "datasets"))
+    if others := [name for name in there if name not in options.datasets]:
+        print(f"{options.out}: {', '.join(others)} of an earlier build stay as they are; copies of a recording are "
+              "found among what is built together", file=sys.stderr)
+
+
 @contextmanager
 def _alone(out: str) -> Iterator[None]:
     """Nobody else builds here, and what a killed build left is gone: halves of files, downloads, cookies."""
@@ -128,6 +146,14 @@ def _split(source_id: str, assignment: str) -> str:
     """The video's split in whichever dataset may use it: `assign` gives it one in all of them."""
     dataset = splits.owner(source_id) if assignment == "disjoint" else next(iter(splits.SIZES))
     return splits.assign(source_id, dataset, assignment)
+
+
+def _ordered(dataset: str, lines: Iterable[Line]) -> list[Line]:
+    found = sorted(lines, key=lambda line: line.id)
+    for one, other in itertools.pairwise(found):
+        if one.id == other.id:
+            raise ValueError(f"{dataset}: two rows share the id {one.id!r}: of {one.clip} and of {other.clip}")
+    return found
 
 
 def _told(dataset: str, line: Line, work: Work) -> dict:

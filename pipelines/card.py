@@ -28,11 +28,16 @@ def card(out: str, dataset: str, planned: list[Shard], stats: dict) -> str:
                              "download_size": sum(sizes.values()), "dataset_size": sum(sizes.values())}}
     lost = "\n".join(f"| {reason} | {count} | {outcomes.REASONS[reason]} |"
                      for reason, count in sorted(numbers["lost"].items())) or "| none | 0 | |"
-    instructed = (f"\n- Conversations: by the `{made['instructor']}` writer on the paper's prompts, checked; see "
-                  "`instructor`, `prompt_version`, `instruction_seed`." if "instructions" in numbers else "")
     edits = ("\nRows by kind of edit: " + ", ".join(f"{kind} {count}" for kind, count in numbers["edits"].items()) + "."
              if "edits" in numbers else "")
     rows = ", ".join(f"{split} {numbers['splits'][split]}" for split in split_names)
+    rests = f", on {made['descriptions']}" if dataset == "musicqa" and made["descriptions"] else ""
+    instructed = (f"\n- Conversations: by the `{made['instructor']}` writer on the paper's prompts{rests}, checked; "
+                  "see `instructor`, `prompt_version`, `instruction_seed`." if "instructions" in numbers else "")
+    pairs = ", ".join(f"{name} {value}" for name, value in (made["pairing"] or {}).items()) or "none"
+    paired = (f"\n- Pairs: {pairs}; edits of each clip: tempo {made['edits']['tempo']}, pitch {made['edits']['pitch']}."
+              if dataset == "muedit" else "")
+    used = {"fetch", "measure", "filter", "caption", "check", *maker.STAGES}
     judged = ", ".join(f"{facet} {counts.get('contradicts', 0)} of {sum(counts.values())}"
                        for facet, counts in numbers["agreement"].items() if counts) or "nothing could be judged"
     thresholds = ", ".join(f"{name} {value:g}" for name, value in made["thresholds"].items())
@@ -45,10 +50,10 @@ def card(out: str, dataset: str, planned: list[Shard], stats: dict) -> str:
 ## How it was made
 
 - Clips: {_SOURCES.get(made['source'], made['source'])}.
-- Captions: by the `{made['captions']}` captioner, with seed {made['seed']}.{instructed}
+- Captions: by the `{made['captions']}` captioner (pictures too), with seed {made['seed']}.{instructed}{paired}
 - Captions of music that contradict the measurements, of those that speak of it: {judged}.
 - Kept: {thresholds}{f", tagger {made['tagger'][0]} at {made['tagger'][1]}" if made['tagger'] else ""}.
-- Versions of the stages: {", ".join(f"{name} {tag}" for name, tag in made['stages'].items())}.
+- Versions of the stages: {", ".join(f"{name} {tag}" for name, tag in made['stages'].items() if name in used)}.
 
 ## What is in it
 

@@ -1,4 +1,4 @@
-"""duplicates: a global stage. One clip of each recording is kept, over all datasets and both splits."""
+"""duplicates: a global stage. One clip of each recording is kept, over all datasets of a build and both splits."""
 import hashlib
 import itertools
 import json
@@ -40,7 +40,7 @@ def find(out: str, kept: Iterable[str], segments: Mapping[str, dict], index: Map
             if older != name:
                 storage.remove(storage.join(folder, older))
     repeats = {row["id"]: f"same recording as {row['kept']}" for row in shards.read(url)}
-    return {key: Entry(url, "", "duplicate" if key in repeats else DONE, "", repeats.get(key, ""), None, None, 0)
+    return {key: Entry(url, "", "duplicate" if key in repeats else DONE, "", repeats.get(key, ""), None, None, {})
             for key in kept}
 
 

@@ -19,8 +19,11 @@ VERSION = 1
 
 LONGEST = 60.5  # s of a clip, codecs' padding included: bounds the time and the memory
 # What is known of the target from its source, once the edit is confirmed: surer than to measure it anew, which may
-# count half or twice as many beats.
-_CARRIED = ("tempo", "tempo_confidence", "beats", "pulse", "key", "mode", "key_confidence")
+# count half or twice as many beats, or find another word for a texture that only went through a stretcher.
+_LEFT = ("tempo_confidence", "pulse", "mode", "key_confidence", "pitch_salience", "dynamics", "percussiveness")
+_FASTER = ("tempo", "onset_rate")
+_HIGHER = ("pitch_median", "pitch_low", "pitch_high")
+_CARRIED = (*_LEFT, *_FASTER, *_HIGHER, "beats", "key", "centroid")
 
 
 def stage(limits: sandbox.Limits) -> "Stage":
@@ -60,14 +63,16 @@ def edit(row: dict) -> dict:
 
 
 def _carried(source: Mapping, edit: str, amount: float) -> dict:
-    """Tempo, beats and key that the edit leaves, or changes by what it is known to change."""
-    found = {name: source[name] for name in _CARRIED}
-    if edit == "tempo" and source["tempo"] is not None:
-        found |= {"tempo": round(source["tempo"] * amount, 2),
-                  "beats": [round(beat / amount, 3) for beat in source["beats"]]}
-    if edit == "pitch" and source["key"] is not None:
-        found["key"] = tonality.KEYS[(tonality.KEYS.index(source["key"]) + round(amount)) % 12]
-    return found
+    """What the edit leaves, or changes by what it is known to change; of `centroid` a pitch edit tells nothing."""
+    known = {name: source[name] for name in _CARRIED}
+    if edit == "tempo":
+        known |= {name: known[name] and round(known[name] * amount, 2) for name in _FASTER}
+        known["beats"] = [round(beat / amount, 3) for beat in known["beats"] or ()]
+    else:
+        del known["centroid"]
+        known |= {name: known[name] and round(known[name] + amount, 4) for name in _HIGHER}
+        known["key"] = known["key"] and tonality.KEYS[(tonality.KEYS.index(known["key"]) + round(amount)) % 12]
+    return known
 
 
 def _source(audio: bytes) -> np.ndarray:

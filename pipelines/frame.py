@@ -57,7 +57,7 @@ def frame(clip: dict) -> dict:
     only if there is no better. One pass, in which one frame of each kind is held.
     """
     if not clip["video"]:
-        raise Loss("no_video")
+        raise Loss("no_video", "sound alone")
     try:
         time, pixels = _chosen(clip["video"], clip["id"])
     except media.MediaError as error:

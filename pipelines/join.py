@@ -1,14 +1,14 @@
 """Joining stored rows by name: how media and texts of several stages, and of several clips, come to one row.
 
-A row names its parts by shard and id, so that only names travel; a worker opens the shards. Shards are mapped, and what
-is held until its row comes are views of them, so that media is read once and memory is the operating system's.
+A row names its parts by shard and id, so that only names travel; a worker opens the shards. What is held until its row
+comes are views of mapped files, so that memory is the operating system's; of a bucket's shards, copies of those rows.
 """
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from manifests import shards
+from manifests import shards, storage
 
 
 class Part(NamedTuple):
@@ -33,10 +33,12 @@ def joined(rows: Sequence[dict], columns: Columns) -> Iterator[dict]:
                 url, key = row["parts"][name]
                 places.setdefault(url, set()).add(key)
         for url, keys in places.items():
+            mapped = storage.local_path(url) is not None
             for batch in shards.batches(url, ["id", *wanted]):
                 for index, key in enumerate(batch["id"].to_pylist()):
-                    if key in keys:
-                        stored[name, Part(url, key)] = batch.slice(index, 1).drop_columns("id")
+                    if key in keys:  # of what was read into memory, a view would keep all of it
+                        row = batch.slice(index, 1) if mapped else batch.take(pa.array([index]))
+                        stored[name, Part(url, key)] = row.drop_columns("id")
     for row in rows:
         whole = {name: value for name, value in row.items() if name != "parts"}
         for name in columns:

@@ -23,6 +23,7 @@ _MEASURED = {"duration": "float64", "tempo": "float64", "tempo_confidence": "flo
              "percussiveness": "float64", "speech": "float64"}
 PARTS = {"clip": columns.AUDIO, "measurement": (*_MEASURED, "beats", "chroma"), "caption": columns.CAPTION,
          "check": columns.AGREEMENT}
+STAGES = ()  # of its own
 
 
 def stages(options: Options, floor: Mapping[str, Stage]) -> list[Stage]:

@@ -29,6 +29,7 @@ PARTS = {"clip": columns.AUDIO, "target": columns.AUDIO,
          **dict.fromkeys(("caption", "target_caption"), columns.CAPTION),
          **dict.fromkeys(("check", "target_check"), columns.AGREEMENT), "instruction": columns.INSTRUCTION}
 _EDITED = ("edit", "edit-caption", "edit-check")
+STAGES = (*_EDITED, "instruct-muedit")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def stages(options: Options, floor: Mapping[str, Stage]) -> list[Stage]:
     edited = edit.stage(options.limits)
     return [edited, caption.stage(edited, options.seed, "edit-caption"),
             check.stage(options.drop_contradictions, "edit-check"),
-            instruct.stage(NAME, options.seed, ("source", "target"))]
+            instruct.stage(NAME, options.seed, ("source", "target"), ("measurement", "target_measurement"))]
 
 
 def lines(work: Work, keys: list[str]) -> Iterator[Line]:
@@ -74,7 +75,9 @@ def lines(work: Work, keys: list[str]) -> Iterator[Line]:
     made = set(work.done(made, _EDITED))
     tries = [*found, *(one for one in derived if one.id in made)]
     work.ask([work.stages["instruct-muedit"]],
-             {one.id: work.row(one.id, {"source": ("caption", one.clip), "target": one.target("caption")},
+             {one.id: work.row(one.id, {"source": ("caption", one.clip), "target": one.target("caption"),
+                                        "measurement": ("measure", one.clip),
+                                        "target_measurement": one.target("measure")},
                                given={"edit": one.edit, "amount": one.amount}) for one in tries})
     for one in [*found, *derived]:
         yield Line(one.id, one.clip, one.other,
@@ -107,8 +110,10 @@ def _partners(work: Work, keys: list[str]) -> tuple[list[_Try], dict[str, str]]:
 
 
 def _derived(key: str, options: Options) -> list[_Try]:
-    names = {"tempo": "tempo-{:g}", "pitch": "pitch-{:+g}"}
-    return [_Try(f"{key}~{names[kind].format(amount)}".replace("+", "up-").replace("--", "-down-"), key, kind, amount)
+    def name(kind: str, amount: float) -> str:
+        return f"{kind}-{amount:g}" if kind == "tempo" else f"{kind}-{'up' if amount > 0 else 'down'}-{abs(amount):g}"
+    # "@" is in no id either, and in no pair's.
+    return [_Try(f"{key}@{name(kind, amount)}", key, kind, amount)
             for kind, amount in edits.chosen(key, options.tempo_edits, options.pitch_edits)]
 
 

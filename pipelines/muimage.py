@@ -18,7 +18,7 @@ ABOUT = ("A frame of a video, its music, and a conversation that asks for that m
          "(M²UGen, arXiv 2311.11255, section 4.3).")
 TASK = "text-to-audio"  # in the Hub's words
 VERSION = 1
-_OWN = ("frame", "image-caption", "instruct-muimage")
+STAGES = ("frame", "image-caption", "instruct-muimage")
 PARTS = {"clip": columns.AUDIO, "frame": ("image", "image_format", "frame_time", "width", "height"),
          "image_caption": columns.CAPTION, "measurement": ("duration",), "caption": columns.CAPTION,
          "check": columns.AGREEMENT, "instruction": columns.INSTRUCTION}
@@ -30,14 +30,14 @@ def stages(options: Options, floor: Mapping[str, Stage]) -> list[Stage]:
 
 
 def lines(work: Work, keys: list[str]) -> Iterator[Line]:
-    frames, captions, instructions = (work.stages[name] for name in _OWN)
+    frames, captions, instructions = (work.stages[name] for name in STAGES)
     good = work.done(keys, CLIP)
     work.follow([frames, captions], good)
-    seen = work.done(good, _OWN[:2])
+    seen = work.done(good, STAGES[:2])
     work.ask([instructions], {key: work.row(key, {"music": ("caption", key), "image": ("image-caption", key)})
                               for key in seen})
     for key in keys:
-        outcome, detail = work.fate(key, (*CLIP, *_OWN))
+        outcome, detail = work.fate(key, (*CLIP, *STAGES))
         yield Line(key, key, None, outcome, detail,
                    {"clip": ("fetch", key), "frame": ("frame", key), "image_caption": ("image-caption", key),
                     "measurement": ("measure", key), "caption": ("caption", key), "check": ("check", key),

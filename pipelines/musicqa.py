@@ -19,7 +19,7 @@ ABOUT = ("Music clips, each with the four fixed questions of MusicQA, five open 
          "(MU-LLaMA, arXiv 2308.11276).")
 TASK = "audio-text-to-text"  # in the Hub's words
 VERSION = 1
-_OWN = ("instruct-musicqa",)
+STAGES = ("instruct-musicqa",)
 PARTS = {"clip": columns.AUDIO, "measurement": ("duration",), "caption": columns.CAPTION, "check": columns.AGREEMENT,
          "instruction": columns.INSTRUCTION}
 
@@ -37,13 +37,16 @@ def lines(work: Work, keys: list[str]) -> Iterator[Line]:
             rows[key] = work.row(key, {"music": ("caption", key)})
         elif key in described:
             rows[key] = work.row(key, {}, given=described[key])
-    work.ask([work.stages[_OWN[0]]], rows)
+    if good and not rows and described is not None:
+        raise ValueError(f"{work.options.descriptions} describes none of {len(good)} clips, such as {good[0]}; it must "
+                         "name them by their video (MusicCaps) or by their path under --media")
+    work.ask([work.stages[STAGES[0]]], rows)
     for key in keys:
         outcome, detail = work.fate(key, CLIP)
         if outcome == "done" and key not in rows:
             yield Line(key, key, None, "not_described", f"not in {work.options.descriptions}")
             continue
-        outcome, detail = work.fate(key, (*CLIP, *_OWN))
+        outcome, detail = work.fate(key, (*CLIP, *STAGES))
         given = {} if described is None else described.get(key, {})
         yield Line(key, key, None, outcome, detail,
                    {"clip": ("fetch", key), "measurement": ("measure", key), "caption": ("caption", key),

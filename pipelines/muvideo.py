@@ -18,7 +18,7 @@ ABOUT = ("A video without sound, its music, and a conversation that asks for tha
          "(M²UGen, arXiv 2311.11255, section 4.4).")
 TASK = "text-to-audio"  # in the Hub's words
 VERSION = 1
-_OWN = ("video", "video-caption", "instruct-muvideo")
+STAGES = ("video", "video-caption", "instruct-muvideo")
 _SHAPE = {"width": "int32", "height": "int32", "frames": "int32", "fps": "float64"}
 PARTS = {"clip": (*columns.AUDIO, "video", "video_format"), "video": ("video", "video_format", *_SHAPE, "frame_index"),
          "video_caption": columns.CAPTION, "measurement": ("duration",), "caption": columns.CAPTION,
@@ -31,14 +31,14 @@ def stages(options: Options, floor: Mapping[str, Stage]) -> list[Stage]:
 
 
 def lines(work: Work, keys: list[str]) -> Iterator[Line]:
-    videos, captions, instructions = (work.stages[name] for name in _OWN)
+    videos, captions, instructions = (work.stages[name] for name in STAGES)
     good = work.done(keys, CLIP)
     work.follow([videos, captions], good)
-    seen = work.done(good, _OWN[:2])
+    seen = work.done(good, STAGES[:2])
     work.ask([instructions], {key: work.row(key, {"music": ("caption", key), "video": ("video-caption", key)})
                               for key in seen})
     for key in keys:
-        outcome, detail = work.fate(key, (*CLIP, *_OWN))
+        outcome, detail = work.fate(key, (*CLIP, *STAGES))
         yield Line(key, key, None, outcome, detail,
                    {"clip": ("fetch", key), "video": ("video", key), "video_caption": ("video-caption", key),
                     "measurement": ("measure", key), "caption": ("caption", key), "check": ("check", key),

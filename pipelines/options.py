@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from manifests import outcomes, splits, storage
+from manifests import outcomes, splits, storage, tags
 from manifests.audioset import EXCLUDED
 from manifests.official import official
 from pairing import edits, match
@@ -144,9 +144,11 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
         parser.error(f"--datasets: unknown {', '.join(unknown)}; known: {', '.join(splits.SIZES)}")
     if not datasets:
         parser.error(f"--datasets: none given; known: {', '.join(splits.SIZES)}")
-    for name in ("out", "media"):
-        if getattr(values, name) == "":
+    for name in ("out", "media", "descriptions", "cookies"):
+        if (given := getattr(values, name)) == "":
             parser.error(f"--{name}: empty")
+        if given and given.startswith("~"):  # in quotes, as make gives it, no shell has seen to that
+            setattr(values, name, os.path.expanduser(given))
     if (path := storage.local_path(values.out)) and os.path.exists(path) and not os.path.isdir(path):
         parser.error(f"--out: a file is in the way: {values.out}")
     if (values.source == "folder") != (values.media is not None):
@@ -167,11 +169,15 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
     for name, most in (("tempo_edits", len(edits.TEMPI)), ("pitch_edits", len(edits.SHIFTS))):
         if getattr(values, name) > most:
             parser.error(f"--{name.replace('_', '-')}: at most {most}")
+    if "muedit" in datasets and not (values.max_pairs_per_clip or values.tempo_edits or values.pitch_edits):
+        parser.error("--datasets muedit: with no pairs and no edits there is nothing to make")
     if values.descriptions is not None:
         if "musicqa" not in datasets:
             parser.error("--descriptions goes with --datasets musicqa")
-        if not storage.exists(values.descriptions):
-            parser.error(f"--descriptions: no such file: {values.descriptions}")
+        try:
+            tags.kind(values.descriptions)
+        except (OSError, ValueError) as error:
+            parser.error(f"--descriptions: {error}")
     if "dask" in values.runner.lower():
         parser.error("--runner: Beam's DaskRunner loses data silently; use FnApiRunner here, or Flink, Spark, Dataflow")
     if rest and values.runner == "FnApiRunner":
@@ -204,11 +210,12 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
 def _pairing(parser: argparse.ArgumentParser, values: argparse.Namespace) -> match.Settings | None:
     if not values.max_pairs_per_clip:
         return None
-    try:
-        return match.Settings(threshold=values.pair_threshold, max_pairs_per_clip=values.max_pairs_per_clip,
-                              half_double=values.half_double, min_tempo_confidence=values.min_tempo_confidence)
-    except ValueError as error:
-        parser.error(str(error))
+    if not 0 < values.pair_threshold <= 100:
+        parser.error(f"--pair-threshold: must be more than 0, and at most 100, not {values.pair_threshold:g}")
+    if not 0 <= values.min_tempo_confidence <= 1:
+        parser.error(f"--min-tempo-confidence: must be from 0 to 1, not {values.min_tempo_confidence:g}")
+    return match.Settings(threshold=values.pair_threshold, max_pairs_per_clip=values.max_pairs_per_clip,
+                          half_double=values.half_double, min_tempo_confidence=values.min_tempo_confidence)
 
 
 def _audioset(parser: argparse.ArgumentParser, values: argparse.Namespace) -> audioset.Source | None:

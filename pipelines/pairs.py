@@ -11,27 +11,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests import shards, storage
-from pairing import match
+from pairing import match, points
 from pairing.match import Clips, Found, Settings
 from pairing.rhythm import PULSE
 from pipelines.stage import Entry, to_the_end
 
 VERSION = 1
-UNSTEADY = "no steady beat"
-ALONE = "no clip like it within the threshold"
+UNSTEADY = "its tempo is not sure enough (--min-tempo-confidence)"
+ALONE = "no clip like it within --pair-threshold"
 OUTDONE = "the clips like it have others that are nearer"
 
 _FEW = 100_000      # clips that this process pairs in the seconds that starting others takes
 _BUCKET = 30_000    # clips: seconds of work, tens of megabytes
 _ROWS = 2**16       # of a batch
 _LISTS = {"pulse": len(PULSE), "chroma": 12}
-_PLAIN = tuple(name for name in match.COLUMNS if name not in _LISTS)
+_PLAIN = tuple(name for name in points.COLUMNS if name not in _LISTS)
 
 # Of clips that can be paired, in the order that buckets are cut from.
 _TABLE = pa.schema([
     ("position", pa.float64()), ("rank", pa.int64()), ("tie", pa.uint64()), ("split", pa.int32()),
     ("source", pa.int32()), ("recording", pa.int32()),
-    *((f"v{number}", pa.float64()) for number in range(len(match.DIMENSIONS))),
+    *((f"v{number}", pa.float64()) for number in range(len(points.DIMENSIONS))),
 ])
 # Clips by their places among the sorted ids: a pair; or with `b` null, one that has no like within the threshold.
 _PAIRS = pa.schema([("a", pa.int64()), ("b", pa.int64()), ("distance", pa.float64())])
@@ -99,17 +99,17 @@ def _numbered(names: Iterable[str]) -> np.ndarray:
 def _points(keys: list[str], measured: Mapping[str, Entry]) -> tuple[np.ndarray, np.ndarray]:
     """Points [n, 8] and confidences [n], in the order of `keys`; NaN where a clip has no tempo."""
     place = {key: index for index, key in enumerate(keys)}
-    vector = np.full((len(keys), len(match.DIMENSIONS)), np.nan)
+    vector = np.full((len(keys), len(points.DIMENSIONS)), np.nan)
     confidence = np.full(len(keys), np.nan)
     for url in sorted({measured[key].url for key in keys}):
-        for batch in shards.batches(url, ["id", *match.COLUMNS]):
+        for batch in shards.batches(url, ["id", *points.COLUMNS]):
             ids = batch["id"].to_pylist()
             rows = [row for row, key in enumerate(ids) if key in place and measured[key].url == url]
             if not rows:
                 continue
-            columns = {name: _numbers(url, batch, name)[rows] for name in match.COLUMNS}
+            columns = {name: _numbers(url, batch, name)[rows] for name in points.COLUMNS}
             places = [place[ids[row]] for row in rows]
-            vector[places], confidence[places] = match.vectors(columns), columns["tempo_confidence"]
+            vector[places], confidence[places] = points.vectors(columns), columns["tempo_confidence"]
     return vector, confidence
 
 
@@ -166,7 +166,7 @@ def _load(table: str, rows: np.ndarray) -> Clips:
         taken.append({field: batch[field].to_numpy()[here] for field in _TABLE.names})
         before += batch.num_rows
     columns = {name: np.concatenate([one[name] for one in taken]) for name in _TABLE.names}
-    vector = np.stack([columns[f"v{number}"] for number in range(len(match.DIMENSIONS))], axis=1)
+    vector = np.stack([columns[f"v{number}"] for number in range(len(points.DIMENSIONS))], axis=1)
     return Clips(vector, *(columns[name] for name in ("rank", "tie", "split", "source", "recording")))
 
 

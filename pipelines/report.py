@@ -28,13 +28,16 @@ TEMPO_BINS = (0, 60, 76, 108, 120, 156, 176)  # BPM, lower edges: the usual band
 def statistics(lines: Mapping[str, list[Line]], work: Work) -> dict:
     """What does not depend on time or machine: counts, hours, distributions, and what it was made with."""
     options, index = work.options, work.index
-    used = {line.clip for found in lines.values() for line in found if line.outcome == DONE}
+    done = {dataset: [line for line in found if line.outcome == DONE] for dataset, found in lines.items()}
+    used = {key for found in done.values() for line in found for key in (line.clip, line.target) if key}
     measured = _rows(index["measure"], used, _COLUMNS)
     captions = _rows(index["caption"], used, ["id", "outcome", "caption"])
-    checks = _rows(index["check"], used, ["id", "outcome", *AGREEMENT])
+    checks = {stage: _rows(index[stage], set(index[stage]), ["id", "outcome", *AGREEMENT])
+              for stage in ("check", "edit-check") if stage in index}
     return {
-        "datasets": {dataset: _dataset(found, work, measured, captions, checks)
-                     | _instructed(found, index.get(f"instruct-{dataset}", {})) for dataset, found in lines.items()},
+        "datasets": {dataset: _dataset(found, done[dataset], work, measured, captions, checks)
+                     | _instructed(done[dataset], index.get(f"instruct-{dataset}", {}))
+                     for dataset, found in lines.items()},
         "made": {"source": options.source, "assignment": options.assignment, "seed": options.seed,
                  "captions": options.captions, "instructor": template.NAME, "audioset": options.audioset and {
                      "mucaps_span": options.audioset.mucaps_span, "exclude": list(options.audioset.exclude)},
@@ -46,10 +49,10 @@ def statistics(lines: Mapping[str, list[Line]], work: Work) -> dict:
     }
 
 
-def _dataset(lines: list[Line], work: Work, measured: Mapping[str, dict], captions: Mapping[str, dict],
-             checks: Mapping[str, dict]) -> dict:
-    kept = [line for line in lines if line.outcome == DONE]
-    keys = sorted({line.clip for line in kept})
+def _dataset(lines: list[Line], kept: list[Line], work: Work, measured: Mapping[str, dict],
+             captions: Mapping[str, dict], checks: Mapping[str, Mapping[str, dict]]) -> dict:
+    keys = sorted({key for line in kept for key in (line.clip, line.target) if key})
+    judged = {line.parts[name] for line in kept for name in ("check", "target_check") if name in line.parts}
     clips = [measured[key] for key in keys]
     texts = [captions[key]["caption"] for key in keys]
     tempi = [clip["tempo"] for clip in clips if clip["tempo"] is not None and clip["tempo_confidence"] >= HEDGED]
@@ -58,10 +61,8 @@ def _dataset(lines: list[Line], work: Work, measured: Mapping[str, dict], captio
         "lost": dict(sorted(Counter(line.outcome for line in lines if line.outcome != DONE).items())),
         "splits": {split: sum(work.split[line.clip] == split for line in kept)
                    for split in (splits.TRAIN, splits.EVAL)},
-        "clips": len({*keys, *(line.target for line in kept if line.target)}),
-        "source_videos": len({work.segments[key]["source_id"] for line in kept
-                              for key in (line.clip, line.target or line.clip)}),
-        "hours": round(sum(measured[line.clip]["duration"] for line in kept) / 3600, 4),
+        "clips": len(keys), "source_videos": len({work.segments[key]["source_id"] for key in keys}),
+        "hours": round(sum(clip["duration"] for clip in clips) / 3600, 4),  # of clips, however many rows hold them
         "duration": _spread([clip["duration"] for clip in clips]),
         # What the captions do not dare to say is not counted either.
         "tempo": _spread(tempi), "tempo_histogram": _histogram(tempi),
@@ -69,20 +70,20 @@ def _dataset(lines: list[Line], work: Work, measured: Mapping[str, dict], captio
         "keys": dict(sorted(Counter(f"{clip['key']} {clip['mode']}" for clip in clips
                                     if clip["key"] and clip["key_confidence"] >= HEDGED).items())),
         "captions": _texts(texts),
-        "agreement": {facet: dict(sorted(Counter(checks[key][facet] for key in keys if checks[key][facet]).items()))
-                      for facet in AGREEMENT},
+        "agreement": {facet: dict(sorted(Counter(checks[stage][key][facet] for stage, key in judged
+                                                 if checks[stage][key][facet]).items())) for facet in AGREEMENT},
     }
 
 
-def _instructed(lines: list[Line], entries: Mapping[str, Entry]) -> dict:
+def _instructed(kept: list[Line], entries: Mapping[str, Entry]) -> dict:
     """Of conversations, and of edits: what kinds there are."""
-    kept = {line.id for line in lines if line.outcome == DONE}
     if not entries:
         return {}
-    talks = [row["conversation"] for row in _rows(entries, kept, ["id", "outcome", "conversation"]).values()]
-    said = {side: [turn["value"] for talk in talks for turn in talk if turn["from"] == side]
-            for side in ("human", "gpt")}
-    edits = Counter(line.given["edit"] for line in lines if line.outcome == DONE and "edit" in line.given)
+    said: dict[str, list[str]] = {"human": [], "gpt": []}
+    for row in _rows(entries, {line.id for line in kept}, ["id", "outcome", "conversation"]).values():
+        for turn in row["conversation"]:
+            said[turn["from"]].append(turn["value"])
+    edits = Counter(line.given["edit"] for line in kept if "edit" in line.given)
     return {"instructions": {side: _texts(found) for side, found in said.items()},
             **({"edits": dict(sorted(edits.items()))} if edits else {})}
 

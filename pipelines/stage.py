@@ -76,7 +76,7 @@ class Entry:
     detail: str
     revision: str | None
     sha256: str | None  # of its media
-    bytes: int          # of media in the row
+    bytes: Mapping[str, int]  # of media in the row, by column
 
 
 @dataclass
@@ -111,7 +111,7 @@ class Marks:
             shard, url = stem.rpartition(".")[0], storage.join(self.folder, f"{stem}.arrow")
             for key, row in self.read[stem]["rows"].items():
                 found[key] = Entry(url, shard, row["outcome"], row["digest"], row.get("detail", ""),
-                                   row.get("revision"), row.get("sha256"), row.get("bytes", 0))
+                                   row.get("revision"), row.get("sha256"), row.get("bytes", {}))
         return found
 
 
@@ -239,7 +239,7 @@ def _commit(stage: Stage, attempt: str, todo: list[str], inputs: Iterator[dict])
                 return
             marks[row["id"]] = {"outcome": result["outcome"], "digest": _digest(result)}
             marks[row["id"]] |= {name: result[name] for name in ("detail", "revision", "sha256") if result.get(name)}
-            if media := sum(len(value) for value in result.values() if isinstance(value, bytes)):
+            if media := {name: len(value) for name, value in result.items() if isinstance(value, bytes)}:
                 marks[row["id"]]["bytes"] = media
             yield result
 

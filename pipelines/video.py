@@ -50,7 +50,7 @@ def video(clip: dict) -> dict:
     """
     held = clip["video"]
     if not held:
-        raise Loss("no_video")
+        raise Loss("no_video", "sound alone")
     try:
         coded, found = None, _survey(held)
         if found is None:

@@ -18,6 +18,7 @@ from pipelines.stage import Entry, Marks, Stage, Task
 
 # What every clip goes through, whatever dataset it is for.
 CLIP = ("fetch", "measure", "filter", "duplicates", "caption", "check")
+_CORPORA = {"musiccaps": "MusicCaps", "magnatagatune": "MTT", "jamendo": "MTG"}  # as manifests.prompts names them
 _LITTLE = 3.0  # CPU s: done here before processes would have started
 
 
@@ -126,17 +127,21 @@ class Work:
         return self.index[first.name][key].shard
 
     def described(self, keys: Collection[str]) -> dict[str, dict]:
-        """What `--descriptions` says of clips: {key: {"caption": ..., "tags": [...]}}, as far as it knows them.
+        """What `--descriptions` says of clips, as captioners.instructions wants it given, as far as it knows them.
 
-        It may name a clip by its source video (MusicCaps) or by its path under `--media` (MagnaTagATune, MTG-Jamendo).
+        It may name a clip by its source video and start (MusicCaps; of a folder, files are named by it), or by its path
+        under `--media` (MagnaTagATune, MTG-Jamendo).
         """
         found = tags.descriptions(self.options.descriptions)
         root = storage.locate(self.options.media)[1].rstrip("/") + "/" if self.options.media else ""
         told = {}
         for key in keys:
-            uri = self.segments[key]["uri"]
-            path = storage.locate(uri)[1].removeprefix(root) if root else uri
-            one = found.get(self.segments[key]["source_id"]) or found.get(path)
-            if one:
-                told[key] = {"caption": one.caption, "tags": list(one.tags)}
+            segment = self.segments[key]
+            path = storage.locate(segment["uri"])[1].removeprefix(root) if root else segment["uri"]
+            name = path.rpartition("/")[2].partition(".")[0]
+            one = next((found[told_by] for told_by in (segment["source_id"], path, name) if told_by in found), None)
+            if one is None or (None not in (one.start, segment["start"]) and abs(one.start - segment["start"]) > 0.5):
+                continue  # unknown, or another excerpt of the video
+            told[key] = {"tags": list(one.tags), "categories": list(one.categories) or None,
+                         "corpus": _CORPORA[one.kind], **({"caption": one.caption} if one.caption else {})}
         return told

@@ -29,7 +29,7 @@ class Shard:
     split: str
     name: str            # file name, content hash included
     rows: tuple[dict, ...]  # as pipelines.join takes them
-    media: int           # bytes
+    media: int           # bytes of it, about
 
     def url(self, out: str) -> str:
         return storage.join(out, "datasets", self.dataset, self.split, self.name)
@@ -55,7 +55,8 @@ def plan(dataset: str, done: Iterable[Line], segments: Mapping[str, dict], split
         by_split[split_of[line.clip]].append(line)
     planned = []
     for split, lines in by_split.items():
-        sizes = [sum(index[stage][key].bytes for stage, key in line.parts.values()) for line in lines]
+        sizes = [sum(index[stage][key].bytes.get(column, 0) for name, (stage, key) in line.parts.items()
+                     for column in DATASETS[dataset].PARTS[name]) for line in lines]
         count = 1
         while count * SHARD_BYTES < sum(sizes) and count < _MAX_SHARDS:
             count *= 2

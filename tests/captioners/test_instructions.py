@@ -143,3 +143,13 @@ def test_a_callers_mistake_is_an_error(dataset, given, said):
 def test_a_writer_that_loses_answers_is_an_error():
     with pytest.raises(ValueError, match="scripted gave 1 answers to 2 prompts"):
         converse("muedit", EDIT, Scripted(short=1), 5)
+
+
+@pytest.mark.parametrize(("given", "why"), [
+    ({"music": "..."}, "no word"), ({"music": "。"}, "no word"), ({"tags": ["---", ".", "genre---", "no"]}, "no word"),
+    ({"music": "piano " * 1000}, "6000 letters"), ({"tags": ["piano"] * 1000}, "letters, over")])
+def test_what_says_nothing_or_too_much_is_lost_with_a_reason_and_alone(given, why):
+    sound = Item("musicqa", {"tags": ["rock", "guitar"]}, 1)
+    lost, kept = converse_all([Item("musicqa", given, 1), sound], Template())
+    assert (lost.reason, why in lost.detail) == ("instruction_failed", True)
+    assert kept == converse_all([sound], Template())[0]

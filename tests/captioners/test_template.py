@@ -1,5 +1,6 @@
 import ast
 import csv
+import hashlib
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from captioners import changes, lexicon, numbered
+from captioners import changes, lexicon, numbered, template
 from captioners.instructions import Item, converse, converse_all
 from captioners.measured import caption
 from captioners.template import Template, write
@@ -235,3 +236,37 @@ def test_the_same_arguments_give_the_same_text_in_another_process():
     texts = [subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed},
                             text=True, capture_output=True, check=True).stdout for seed in ("1", "2")]
     assert texts[0] == texts[1] and len(texts[0]) > 5000
+
+
+def test_a_change_of_the_texts_is_a_new_version():
+    """Instructions are kept until VERSION changes: whoever changes what is written changes both numbers here."""
+    music = ["A slow, dark-toned piece at 60 BPM in A minor, with even dynamics.",
+             "The low quality recording features a ballad with mellow piano. It sounds sad.",
+             "This loud track runs at a fast tempo of 150 BPM in D major. The register is high."]
+    seen = "Here is a bright picture, mostly in blue. The contrast is low."
+    texts = []
+    for seed in range(60):
+        one, other = music[seed % 3], music[(seed + 1 + seed // 3) % 3]
+        texts += [write("muedit", side, {"source": one, "target": other, "edit": "pair", "amount": None}, seed)
+                  for side in ("human", "model")]
+        texts.append(write("muedit", "human", {"source": music[0], "target": music[2], "edit": "pair", "amount": None,
+                                               "same": ["register", "key"][:seed % 3]}, seed))
+        texts += [write("muedit", "human", {"source": one, "target": one, "edit": edit, "amount": amount}, seed)
+                  for edit, amount in (("tempo", 0.7), ("pitch", -2))]
+        texts += [write(f"mu{kind}", side, {"music": one, kind: seen}, seed)
+                  for kind in ("image", "video") for side in ("human", "model")]
+        texts += [write("musicqa", side, given, seed) for side in ("closed", "open")
+                  for given in ({"music": one}, {"tags": ["rock", "guitar", "no vocals", "slow"]})]
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    assert (template.VERSION, digest[:16]) == (2, "d0db41ce5c337341")
+
+
+def test_what_sounds_the_same_is_not_asked_for():
+    """The source's caption does not tell of its register, which is the target's nevertheless."""
+    given = {"source": "A slow, dark-toned piece at 60 BPM in A minor.", "amount": None, "edit": "pair",
+             "target": "A loud track at 60 BPM in D major, with a high register."}
+    asked, spared = ([write("muedit", "human", given | {"same": same}, seed) for seed in range(100)]
+                     for same in ((), ("register", "key")))
+    imperative = re.compile(r"(?:give|have|aim|make|exchange|go|move|change|set)\b[^,;.]*\b(?:register|pitch|D major)")
+    assert sum(bool(imperative.search(text)) for text in asked) > 60
+    assert not any(imperative.search(text.partition(" that is ")[0]) for text in spared)

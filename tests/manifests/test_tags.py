@@ -47,7 +47,7 @@ def test_magnatagatune_and_jamendo(tmp_path):
 ], ids=["plain", "bom", "crlf", "no-last-newline"])
 def test_descriptions_tell_the_tables_apart_by_their_headers(tmp_path, change):
     found = tags.descriptions(write(tmp_path, change(CAPS)))
-    assert found["-vB1q4-0Gj8"] == Description("Plain.", (), "musiccaps")
+    assert found["-vB1q4-0Gj8"] == Description("Plain.", (), "musiccaps", start=0.0)
     assert found["-0Gj8-vB1q4"].tags == ("low quality", "children's song", "a 'b' \\ é")
     assert tags.descriptions(write(tmp_path, change(MTG))) == {
         "14/214.mp3": Description(None, ("punkrock", "guitar"), "jamendo", ("genre", "instrument")),

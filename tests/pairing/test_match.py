@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from pairing import match
-from pairing.match import DIMENSIONS, Clips, Settings
+from pairing import match, neighbours, points
+from pairing.match import Clips, Settings
+from pairing.points import DIMENSIONS
 
 OCTAVE = 1 / DIMENSIONS[0].scale
 SETTINGS = [Settings(half_double=both) for both in (False, True)]
@@ -135,7 +136,7 @@ def test_who_is_alone(clips):
 @pytest.mark.parametrize("shape", ["one point", "two points", "one source", "one recording", "one point of one source",
                                    "subnormal"])
 def test_shapes_that_trees_dislike(shape, buckets, monkeypatch):
-    monkeypatch.setattr(match, "_ROOM", 2000)  # searches are cut small, too
+    monkeypatch.setattr(neighbours, "_ROOM", 2000)  # searches are cut small, too
     rng = np.random.default_rng(2)
     count = 300
     point = np.r_[np.log2(120) * OCTAVE, np.zeros(7)]
@@ -160,8 +161,8 @@ def test_shapes_that_trees_dislike(shape, buckets, monkeypatch):
 
 def test_thousands_of_equal_clips_cost_little(monkeypatch):
     """All candidates that are looked at are counted: as many again for twice the clips, not four times."""
-    gap, looked = match._gap, []
-    monkeypatch.setattr(match, "_gap", lambda one, other: looked.append(len(one)) or gap(one, other))
+    gap, looked = neighbours._gap, []
+    monkeypatch.setattr(neighbours, "_gap", lambda one, other: looked.append(len(one)) or gap(one, other))
     point = np.r_[np.log2(120) * OCTAVE, np.zeros(7)]
     cost = []
     for count in (4000, 8000):
@@ -189,7 +190,7 @@ def measured(**fields) -> dict[str, np.ndarray]:
 
 
 def apart(one: dict, other: dict, half_double: bool = False) -> float:
-    return float(match.distance(match.vectors(measured(**one)), match.vectors(measured(**other)), half_double)[0])
+    return float(points.distance(points.vectors(measured(**one)), points.vectors(measured(**other)), half_double)[0])
 
 
 @pytest.mark.parametrize("one, other, far", [
@@ -230,7 +231,7 @@ def test_only_a_sure_tempo_can_be_paired():
     for fields, right in (({}, True), ({"tempo_confidence": 0.69}, False), ({"tempo": math.nan}, False),
                           ({"dynamics": math.nan}, False), ({"pulse": [math.nan] * 6}, False)):
         one = measured(**fields)
-        assert match.steady(match.vectors(one), one["tempo_confidence"], Settings()).tolist() == [right]
+        assert match.steady(points.vectors(one), one["tempo_confidence"], Settings()).tolist() == [right]
 
 
 @pytest.mark.parametrize("wrong", [{"threshold": 0}, {"threshold": math.nan}, {"max_pairs_per_clip": 0},

@@ -209,7 +209,9 @@ def test_the_ledger_speaks_to_people_and_machines(undisturbed, capsys):
     (["--source", "folder", "--media", "/nosuch"], "not a directory"), (["--runner", "DaskRunner"], "silently"),
     (["--max-speech", "20"], "from 0 to 1"), (["--min-duration", "nan"], "--min-duration"), (["--limit", "x"], "count"),
     (["--max-sp", "0.2"], "--max-sp"),
-    (["--tempo-edits", "5"], "at most 4"), (["--pair-threshold", "0"], "threshold"),
+    (["--tempo-edits", "5"], "at most 4"), (["--descriptions", __file__], "its header is none that is known"),
+    (["--max-pairs-per-clip", "0", "--tempo-edits", "0", "--pitch-edits", "0"], "nothing to make"),
+    (["--pair-threshold", "0"], "threshold"),
     (["--descriptions", "/nosuch"], "--descriptions"),
     (["--descriptions", "/nosuch", "--datasets", "mucaps"], "goes with --datasets musicqa"),
     (["--frobnicate"], "--frobnicate"), (["--limit", "0"], "at least 1"), (["--tagger", "/nosuch"], "--tagger")])

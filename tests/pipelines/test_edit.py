@@ -22,7 +22,7 @@ from tests.conftest import encode, tone
 CLIP = "sample-0-00003"
 
 
-NOTHING = dict.fromkeys(edit._CARRIED)
+NOTHING = dict.fromkeys(edit._CARRIED) | {"beats": []}
 
 
 def row(clip: dict, kind: str, amount: float, measurement: dict = NOTHING) -> dict:
@@ -53,14 +53,29 @@ def test_every_field_of_the_schema(slower):
 
 
 def test_what_was_measured_is_what_is_stored(slower):
-    names = set(records.MEASUREMENT.names[3:]) - set(edit._CARRIED)
-    assert {name: slower[name] for name in names} == {name: measure.measure(slower)[name] for name in names}
+    names, heard = set(records.MEASUREMENT.names[3:]) - set(edit._CARRIED), measure.measure(slower)
+    assert {name: slower[name] for name in names} == {name: heard[name] for name in names}
+    assert {"duration", "loudness", "rms", "flatness", "chroma"} <= names
+
+
+def test_what_an_edit_leaves_is_as_it_was(clip, before, slower):
+    higher = edit.edit(row(clip, "pitch", 2, before))
+    left = ("dynamics", "percussiveness", "pitch_salience", "tempo_confidence")
+    for after in (slower, higher):
+        assert {name: after[name] for name in left} == {name: before[name] for name in left}
+        heard = measure.measure(after)  # and about so it sounds
+        assert heard["dynamics"] == pytest.approx(before["dynamics"], abs=3)
+        assert heard["percussiveness"] == pytest.approx(before["percussiveness"], abs=0.15)
+    assert slower["onset_rate"] == pytest.approx(0.7 * before["onset_rate"], abs=0.01)
+    assert (higher["onset_rate"], slower["pitch_median"]) == (before["onset_rate"], before["pitch_median"])
+    assert higher["pitch_median"] == before["pitch_median"] + 2
 
 
 @pytest.mark.parametrize("kind", ["tempo", "pitch"])
 def test_what_has_no_tempo_and_no_key_gets_none(clip, kind):
     after = edit.edit(row(clip, kind, {"tempo": 1.3, "pitch": 2}[kind]))
-    assert {name: after[name] for name in edit._CARRIED} == NOTHING
+    names = set(edit._CARRIED) - {"centroid"}
+    assert {name: after[name] for name in names} == {name: NOTHING[name] for name in names}
 
 
 @pytest.mark.parametrize(("kind", "amount"), [("tempo", 0.7), ("tempo", 1.5), ("pitch", -2), ("pitch", 5)])

@@ -1,3 +1,6 @@
+from pathlib import Path
+
+import fsspec
 import pyarrow as pa
 import pytest
 
@@ -35,3 +38,15 @@ def test_a_part_may_be_missing_by_name_but_not_by_row(stored):
     gone = {"id": "a", "parts": {"source": Part(stored[0], "clip-120")}}
     with pytest.raises(RuntimeError, match=r"x\.arrow: the row of clip-120 is gone; remove the shard"):
         list(joined([gone], {"source": ("text",)}))
+
+
+def test_of_a_buckets_shards_only_the_wanted_rows_are_held(stored):
+    fsspec.filesystem("memory").pipe("/join/x.arrow", Path(stored[0]).read_bytes())
+    found = list(joined([{"id": "a", "parts": {"source": Part("memory://join/x.arrow", "clip-7")}}],
+                        {"source": ("sound",)}))
+    assert found == [{"id": "a", "source": {"sound": bytes([7]) * 1000}}]
+    held = pa.total_allocated_bytes()
+    rows = joined([{"id": "a", "parts": {"source": Part("memory://join/x.arrow", f"clip-{number}")}}
+                   for number in range(0, 120, 40)], {"source": ("sound",)})
+    next(rows)  # all are found by then
+    assert pa.total_allocated_bytes() - held < 20_000, "three rows of a thousand bytes, not the shard's 120"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from manifests import records, shards, storage
-from pairing import match
+from pairing import match, points
 from pairing.match import Settings
 from pipelines import options, pairs
 from pipelines.stage import Entry
@@ -119,11 +119,11 @@ def test_workers_buckets_and_order_change_no_byte(tmp_path, cut, monkeypatch):
 def test_pairs_are_those_of_the_vectors(tmp_path):
     rows = corpus(150)
     found, _ = find(tmp_path, rows, settings=Settings(max_pairs_per_clip=150))
-    columns = {name: np.array([np.nan if row[name] is None else row[name] for row in rows]) for name in match.COLUMNS}
+    columns = {name: np.array([np.nan if row[name] is None else row[name] for row in rows]) for name in points.COLUMNS}
     for name in ("pulse", "chroma"):
         columns[name] = columns[name].astype(np.float32)  # as they are stored
-    vector, sure = match.vectors(columns), columns["tempo_confidence"] >= Settings().min_tempo_confidence
-    far = match.distance(vector[:, None], vector)
+    vector, sure = points.vectors(columns), columns["tempo_confidence"] >= Settings().min_tempo_confidence
+    far = points.distance(vector[:, None], vector)
     expected = {(rows[a]["id"], rows[b]["id"], far[a, b]) for a, b in np.argwhere(far <= 1)
                 if a < b and sure[a] and sure[b]}
     assert {(pair.a, pair.b, pair.distance) for pair in found} == expected and len(expected) > 50

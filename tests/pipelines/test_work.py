@@ -1,5 +1,6 @@
 """What is asked again when something under a row changes, and what is not."""
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -95,3 +96,15 @@ def test_what_is_no_longer_asked_for_is_not_known_and_not_forgotten(out):
     it, did = all_of_it(out, {"a": "1", "b": "1"})
     assert (did, set(it.index["listen"]), set(it.index["marry"])) == ([], {"a", "b"}, {"a~b"})
     assert all_of_it(out, {"a": "1", "b": "1", "c": "1"}, (("a", "b", "and"), ("b", "c", "and")))[1] == []
+
+
+def test_a_description_is_of_one_excerpt_of_a_video(out, tmp_path):
+    told = tmp_path / "caps.csv"
+    told.write_text("ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,is_balanced_subset,"
+                    "is_audioset_eval\n" "-0Gj8-vB1q4,30,40,/m/04rlf,['slow tempo'],A slow song.,4,False,True\n")
+    it = work(out)
+    it.options = replace(it.options, descriptions=str(told))
+    it.segments = {key: {"source_id": "-0Gj8-vB1q4", "uri": "x", "start": start}
+                   for key, start in (("meant", 30.0), ("other", 100.0), ("track", None))}
+    given = {"tags": ["slow tempo"], "categories": None, "corpus": "MusicCaps", "caption": "A slow song."}
+    assert it.described(it.segments) == {"meant": given, "track": given}

@@ -10,8 +10,8 @@ SEGMENTS = {key: {"source_id": f"video of {key}"} for key in KEYS}
 
 def index(suffix: str = "", size: int = 0) -> dict[str, dict[str, Entry]]:
     """One stage with media, and one with texts that a change of `suffix` changes."""
-    return {"fetch": {key: Entry("fetch.arrow", "shard", "done", key, "", None, None, size) for key in KEYS},
-            "caption": {key: Entry("caption.arrow", "shard", "done", f"{key}{suffix}", "", None, None, 0)
+    return {"fetch": {key: Entry("fetch.arrow", "shard", "done", key, "", None, None, {"audio": size}) for key in KEYS},
+            "caption": {key: Entry("caption.arrow", "shard", "done", f"{key}{suffix}", "", None, None, {})
                         for key in KEYS}}
 
 
