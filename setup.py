@@ -18,12 +18,14 @@ setup(
         "librosa>=0.11,<0.12",
         "numpy>=2",
         "onnxruntime>=1.20",
+        "peft>=0.21,<0.22",
         "pillow>=12,<13",         # frames as JPEG: another version may write other bytes
         "psutil",
         "pyarrow>=25",
         "pyloudnorm>=0.2,<0.3",
         "python-stretch>=0.3.1,<0.4",  # Signalsmith Stretch: another version may make other edits
         "pyyaml",
+        "safetensors",
         "scipy",
         "silero-vad>=6.2.3,<7",
         "soxr",
