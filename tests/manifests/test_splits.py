@@ -35,7 +35,8 @@ def test_assignment_is_the_same_forever():
     # Recorded values: a change would move videos between splits of datasets that people have published.
     held_out = [index for index, key in enumerate(IDS[:40]) if splits.assign(key, "mucaps", "shared") == "eval"]
     assert held_out == RECORDED
-    assert splits.owner("dQw4w9WgXcQ") == "muedit"
+    owners = {key: splits.owner(key) for key in ("dQw4w9WgXcQ", "9bZkp7q19f0", "AAAAAAAAAAA")}
+    assert owners == {"dQw4w9WgXcQ": "musicqa", "9bZkp7q19f0": "mucaps", "AAAAAAAAAAA": "muvideo"}
 
 
 def test_a_held_out_video_never_trains():
@@ -51,7 +52,7 @@ def test_a_held_out_video_never_trains():
 
 
 def test_other_videos_are_where_they_were_before_any_were_held_out():
-    assert splits.assign("dQw4w9WgXcQ", "muedit", "disjoint") == "train"
+    assert splits.assign("dQw4w9WgXcQ", "musicqa", "disjoint") == "train"
     assert splits.assign("AAAAAAAAAAA", "mucaps", "shared") == "train"
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from datasets import load_from_disk
 
 from manifests import heldout, media, shards, storage
 from manifests.outcomes import Loss
 from pipelines import __main__ as cli
-from pipelines import audioset, options, sample
+from pipelines import audioset, options, report, sample
 from pipelines.breaker import Breaker
 from pipelines.stage import Stop
 from tests.pipelines import timecode
@@ -38,8 +39,9 @@ def asked(folder: Path, ids: list[str], template: str, *more: str, start: float 
     folder.mkdir(exist_ok=True)
     (folder / "list.csv").write_text("".join(f'{key}, {start:.3f}, {end:.3f}, "/m/04rlf"\n' for key in ids))
     (folder / "ontology.json").write_text(json.dumps(ONTOLOGY))
+    which = () if "--datasets" in more else ("--datasets", "mucaps")
     return ("--source", "audioset", "--segments", str(folder / "list.csv"), "--ontology",
-            str(folder / "ontology.json"), "--url", template, "--assignment", "shared", *more)
+            str(folder / "ontology.json"), "--url", template, "--assignment", "shared", *which, *more)
 
 
 ANSWERS = {
@@ -238,3 +240,24 @@ def test_a_killed_worker_takes_its_downloads_with_it(tmp_path):
         build(tmp_path / "undisturbed", *options[:-2])
     assert promised(tmp_path / "out") == promised(tmp_path / "undisturbed")
     assert not [path for path in (tmp_path / "out").rglob("*") if path.name.startswith(storage.TEMPORARY)]
+
+
+def test_a_video_serves_mucaps_whole_and_the_others_by_its_segment(tmp_path):
+    """The one is a copy of the other, and neither is lost for it; a copy by another name is."""
+    keys = ["song-0", "song-1", "again-0"]
+    with serving({key: song(int(key[-1])) for key in keys}) as server:
+        options = asked(tmp_path / "lists", keys, server.template, "--datasets", "mucaps,muimage,muvideo,muedit",
+                        "--tempo-edits", "1", "--pitch-edits", "0", start=1, end=9)
+        build(tmp_path / "out", *options, workers=2)
+    lines = {dataset: {} for dataset in ("mucaps", "muimage", "muvideo", "muedit")}
+    for row in report.ledger(str(tmp_path / "out")):
+        lines[row["dataset"]][row["id"]] = row["outcome"]
+    assert Counter(lines["mucaps"].values()) == {"done": 2, "duplicate": 1} and lines["mucaps"]["song-1"] == "done"
+    kept = next(key for key in ("song-0", "again-0") if lines["mucaps"][key] == "done")
+    for dataset in ("muimage", "muvideo"):
+        assert lines[dataset] == {f"{key}_1000": "done" if key in (kept, "song-1") else "duplicate" for key in keys}
+    for dataset, seconds in (("mucaps", 10), ("muimage", 8), ("muedit", 8)):
+        found = [row for split in load_from_disk(str(tmp_path / "out" / "datasets" / dataset)).values()
+                 for row in split.select_columns(["source_id", "duration"])]
+        assert {row["source_id"] for row in found} == {kept, "song-1"}
+        assert all(row["duration"] == pytest.approx(seconds, abs=0.05) for row in found)
