@@ -1,16 +1,19 @@
-"""The models' speed and memory: forward, backward, generation with and without the cache, and loading.
+"""The models' speed and memory: forward, forward and backward, generation with and without the cache, and loading.
 
 `make bench-model` writes benchmarks/model-SIZE-DEVICE.json. Weights are random. `debug` runs on a CPU in seconds; the
-paper's size wants a GPU: `--size 7b --device cuda`.
+paper's size wants a GPU: `--size 7b --device cuda`. Loading comes after the model of the other measurements is freed.
 """
 import argparse
+import gc
 import json
 import os
 import platform
+import resource
 import statistics
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,21 +46,37 @@ def main() -> None:
     shape = config.m2ugen(values.size)
     results = {"machine": machine(device), "size": values.size, "dtype": str(dtype).removeprefix("torch."),
                "batch": BATCH, "tokens": LENGTH, "rounds": values.rounds}
-    model = random_model(shape, device, dtype)
-    results["parameters"] = sum(one.numel() for one in model.parameters())
-    results["model_gb"] = round(sum(one.numel() * one.element_size() for one in model.parameters()) / 2**30, 3)
-    results["forward"], results["backward"] = passes(model, device, values.rounds)
-    results["generation"] = generation(model, values.rounds)
-    results["peak_memory_gb"] = peak(device)
-    results["loading"] = loading(model, shape, device)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.safetensors")
+        results |= computing(shape, device, dtype, values.rounds, path)
+        results["loading"] = loading(path, shape, device, dtype)
     text = json.dumps(results, indent=1)
     Path(values.out or HERE / f"model-{values.size}-{values.device}.json").write_text(text + "\n")
     print(text)
 
 
+def computing(shape: config.Config, device: torch.device, dtype: torch.dtype, rounds: int, path: str) -> dict:
+    """All but loading, whose file it leaves at `path`. When it returns, its model is gone."""
+    model = random_model(shape, device, dtype)
+    results = {"parameters": sum(one.numel() for one in model.parameters()),
+               "model_gb": round(sum(one.numel() * one.element_size() for one in model.parameters()) / 2**30, 3)}
+    results["forward"], results["forward_and_backward"] = passes(model, device, rounds)
+    results["generation"] = generation(model, rounds)
+    results["peak_memory"] = peak(device)
+    write_published(path, shape, {name: stored.in_memory("the model", one) for name, one in model.state_dict().items()})
+    left = weakref.ref(model)
+    del model
+    gc.collect()  # hooks make it refer to itself
+    if left() is not None:
+        raise RuntimeError("the first model is still held; what loading takes would be measured beside it")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return results
+
+
 def machine(device: torch.device) -> dict:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"name": name, "cores": os.cpu_count(), "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return gpu | {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
             "python": platform.python_version(), "torch": torch.__version__}
 
 
@@ -120,23 +139,31 @@ def generation(model: M2UGen, rounds: int) -> dict:
     return found | {"batch": BATCH, "prompt": PROMPT, "new": NEW}
 
 
-def loading(model: M2UGen, shape: config.Config, device: torch.device) -> dict:
+def loading(path: str, shape: config.Config, device: torch.device, dtype: torch.dtype) -> dict:
     """From a published-style file in safetensors, into a model that was never allocated."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.safetensors")
-        write_published(path, shape, {name: stored.in_memory("the model", one)
-                                      for name, one in model.state_dict().items()})
-        size, dtype = os.path.getsize(path), model.prefix.query.dtype
-        del model
-        with torch.device("meta"):
-            empty = M2UGen(shape)
-        start = time.perf_counter()
-        checkpoint = published.recognise(weights.open_weights(path), shape)
-        fill(empty, published.ours(checkpoint, shape), dtype=dtype, device=str(device))
-        synchronise(device)
-        seconds = time.perf_counter() - start
-    return {"file_gb": round(size / 2**30, 3), "seconds": round(seconds, 3), "gb_per_second": round(
-        size / 2**30 / seconds, 3)}
+    size, cache = os.path.getsize(path), uncached(path)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with torch.device("meta"):
+        empty = M2UGen(shape)
+    synchronise(device)
+    start = time.perf_counter()
+    checkpoint = published.recognise(weights.open_weights(path), shape)
+    fill(empty, published.ours(checkpoint, shape), dtype=dtype, device=str(device))
+    synchronise(device)
+    seconds = time.perf_counter() - start
+    return {"file_gb": round(size / 2**30, 3), "page_cache": cache, "seconds": round(seconds, 3),
+            "gb_per_second": round(size / 2**30 / seconds, 3), "peak_memory": peak(device)}
+
+
+def uncached(path: str) -> str:
+    """Ask the system to forget the file's pages, so that it is read from its disk; what became of that, in words."""
+    if not hasattr(os, "posix_fadvise"):
+        return "the file may be in it: this system cannot be asked to drop it"
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())  # pages that are not written yet are not dropped
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return "the system was asked to drop the file before it was read (a file system in memory keeps it)"
 
 
 def timed(work: Callable[[], object], device: torch.device, rounds: int) -> float:
@@ -156,12 +183,19 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak(device: torch.device) -> float:
-    """Of the GPU where there is one, else of this process."""
+def peak(device: torch.device) -> dict:
+    """The GPU's, since its last reset; else the process's since it began, for which there is no reset."""
     if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
-    import resource
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
+        return {"gb": round(torch.cuda.max_memory_allocated(device) / 2**30, 3), "of": "the GPU, in this part"}
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"gb": round(kilobytes / 2**20, 3), "of": "the process, since it began"}
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -24,8 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
                                                  "anything else that is published becomes a folder of ours.")
     converting.add_argument("source", metavar="SOURCE")
     converting.add_argument("target", metavar="TARGET", help="is made; it must not be there")
-    converting.add_argument("--llama", help="the LLaMA-2 below it, where SOURCE does not hold it (MU-LLaMA, ours)")
-    converting.add_argument("--base", metavar="ID@REVISION", help="leave the LLaMA out, and name it so")
+    converting.add_argument("--llama", help="the LLaMA-2 below it, where SOURCE does not hold it (MU-LLaMA, ours); "
+                                                  "where it does, it must be the same one")
+    converting.add_argument("--base", metavar="ID@REVISION", help="leave the LLaMA out (encoders and decoder too), "
+                                                                  "and name it so")
     values = parser.parse_args(arguments)
     if values.command == "check-reference":
         from training import check_reference  # imports torch and transformers: not for --help

@@ -1,9 +1,11 @@
 """Does this implementation compute what a public one did? `python -m training check-reference FILE.safetensors...`
 
 Agreement is asked for to 1e-4: absolute on features, hidden states, logits and the projector's output; relative on
-losses; relative to the largest of a parameter's gradient, and a row of it that is zero in the file must be exactly zero
-here. Greedy tokens must be the same.
+losses; relative to the largest of a parameter's gradient, of which every element that is zero in the file must be
+exactly zero here. Greedy tokens must be the same. What is infinite or no number, there or here, never agrees. Shapes
+must be the same; of what a file lacks, nothing is compared.
 """
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,10 +17,11 @@ from torch import Tensor
 from training import names
 from training.generate import generate
 from training.loss import ignore_zero, losses
-from training.m2ugen import M2UGen
+from training.m2ugen import M2UGen, Output
 from training.reference import Reference, build, read
 
 TOLERANCE = 1e-4
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 QUANTITIES = ("features", "hidden", "logits", "projector output", "losses", "gradients", "greedy tokens")
 
 
@@ -41,8 +44,9 @@ def main(paths: Sequence[str]) -> int:
         try:
             reference = read(path)
             found = list(differences(reference))
-        except (OSError, ValueError) as error:
-            print(f"python -m training check-reference: {error}", file=sys.stderr)
+        except (OSError, ValueError, FloatingPointError) as error:
+            named = str(error) if str(path) in str(error) else f"{path}: {error}"
+            print(f"python -m training check-reference: {named}", file=sys.stderr)
             worst = 2
             continue
         print(f"{path}: {reference.config.name}, {reference.config.layers} layers of {reference.config.dim}, prefix "
@@ -99,25 +103,40 @@ def _cases(model: M2UGen, reference: Reference) -> Iterator[Difference]:
         if not (found := re.fullmatch(r"in\.(?:(.+)\.)?tokens", name)):
             continue
         case = f"{found[1]}." if found[1] else ""
-        tokens, labels = _rows(reference, name), ignore_zero(_rows(reference, f"in.{case}labels"))
+        tokens = _rows(reference, name)
         encoded = {one: _input(reference, one) for one in _modalities(reference, found[1])}
-        targets = _targets(model, reference, labels)
-        model.zero_grad(set_to_none=True)
         output = model(tokens, encoded=encoded)
         values = {"final_hidden": ("hidden", output.hidden), "logits": ("logits", output.logits)}
-        loss = losses(model, output, labels, targets)
-        if targets is not None:
+        if f"out.{case}projector_output" in reference.tensors and model.projector is not None:
+            if not _asks_for_music(model, tokens).all():
+                raise ValueError(f"{reference.path}: {name} does not end in the audio tokens, but out.{case}"
+                                 "projector_output comes from them")
             states = output.hidden[:, -1 - model.config.audio_tokens:-1]
             values["projector_output"] = ("projector output", model.conditions(states))
         for kind, (quantity, value) in values.items():
             if (out := f"out.{case}{kind}") in reference.tensors:
                 yield _absolute(quantity, out, value.detach(), reference)
-        for kind, value in (("ce_loss", loss.text), ("mse_loss", loss.music)):
-            if (out := f"out.{case}{kind}") in reference.tensors:
-                yield _relative("losses", out, value.detach().mean().reshape(1), reference)
-        if any(one.startswith(f"grad.{case}") for one in reference.tensors):
-            loss.total.backward()
-            yield from _gradients(model, reference, case)
+        yield from _losses(model, reference, case, output)
+
+
+def _losses(model: M2UGen, reference: Reference, case: str, output: Output) -> Iterator[Difference]:
+    """And the gradients: what needs the labels and, where those ask for music, a target."""
+    with_gradients = any(one.startswith(f"grad.{case}") for one in reference.tensors)
+    with_music = with_gradients or f"out.{case}mse_loss" in reference.tensors
+    if not with_music and f"out.{case}ce_loss" not in reference.tensors:
+        return
+    labels = _rows(reference, f"in.{case}labels")
+    if labels.shape != output.logits.shape[:2]:
+        raise ValueError(f"{reference.path}: in.{case}labels has shape {tuple(labels.shape)}, its tokens have "
+                         f"{tuple(output.logits.shape[:2])}")
+    loss = losses(model, output, ignore_zero(labels), _targets(model, reference, labels) if with_music else None)
+    for kind, value in (("ce_loss", loss.text), ("mse_loss", loss.music)):
+        if (out := f"out.{case}{kind}") in reference.tensors:
+            yield _relative("losses", out, value.detach().mean().reshape(1), reference)
+    if with_gradients:
+        model.zero_grad(set_to_none=True)
+        loss.total.backward()
+        yield from _gradients(model, reference, case)
 
 
 def _gradients(model: M2UGen, reference: Reference, case: str) -> Iterator[Difference]:
@@ -140,10 +159,12 @@ def _greedy(model: M2UGen, reference: Reference) -> Iterator[Difference]:
         out = f"out.{case}greedy"
         if out not in reference.tensors:
             continue
-        wanted = reference.tensors[out].reshape(-1).tolist()
+        prompt, wanted = _rows(reference, name), reference.tensors[out]
+        if len(prompt) > 1 or wanted.dtype not in _WHOLE or wanted.shape[-1:] != (wanted.numel(),):
+            raise ValueError(f"{reference.path}: {name} and {out} are not the token ids of one answer")
+        wanted = wanted.reshape(-1).tolist()
         encoded = {one: _input(reference, one) for one in _modalities(reference, found[1])}
-        prompt = reference.tensors[name].reshape(-1).tolist()
-        answer = generate(model, [prompt], encoded, temperature=0, max_new=len(wanted), eos=())[0].tokens
+        answer = generate(model, prompt.tolist(), encoded, temperature=0, max_new=len(wanted), eos=())[0].tokens
         wrong = sum(one != other for one, other in zip(answer, wanted, strict=True))
         yield Difference("greedy tokens", out, float(wrong))
 
@@ -159,17 +180,25 @@ def _modalities(reference: Reference, case: str | None) -> list[str]:
     return [name for name in listed if name != "text"]
 
 
-def _targets(model: M2UGen, reference: Reference, labels: Tensor) -> list[Tensor] | None:
-    """The music decoder's text encoding, where the labels end in the audio tokens."""
+def _asks_for_music(model: M2UGen, tokens: Tensor) -> Tensor:
+    """[B]: which rows end in [AUD0], [AUD1], ..., behind at least one other token."""
     ids = torch.tensor(model.config.audio_ids)
-    if not len(ids) or labels.shape[1] <= len(ids) or not torch.equal(labels[0, -len(ids):], ids):
+    if not len(ids) or tokens.shape[1] <= len(ids):
+        return torch.zeros(len(tokens), dtype=torch.bool)
+    return (tokens[:, -len(ids):] == ids).all(1)
+
+
+def _targets(model: M2UGen, reference: Reference, labels: Tensor) -> list[Tensor | None] | None:
+    """The music decoder's text encoding, for rows whose labels end in the audio tokens."""
+    asked = _asks_for_music(model, labels).tolist()
+    if not any(asked):
         return None
     target = _input(reference, "music_text_encoding")
     size = model.config.projector.queries * model.config.projector.out
     if target.numel() != size:
         raise ValueError(f"{reference.path}: in.music_text_encoding has {target.numel()} numbers where the projector "
                          f"emits {size}")
-    return [target.reshape(1, -1)] * len(labels)
+    return [target.reshape(1, -1) if one else None for one in asked]
 
 
 def _input(reference: Reference, name: str) -> Tensor:
@@ -179,9 +208,9 @@ def _input(reference: Reference, name: str) -> Tensor:
 
 
 def _rows(reference: Reference, name: str) -> Tensor:
-    """Token ids [1, T]."""
+    """Token ids [B, T], of [T] or [B, T] in the file."""
     value = reference.tensors.get(name)
-    if value is None or value.is_floating_point() or value.numel() == 0:
+    if value is None or value.dtype not in _WHOLE or value.numel() == 0 or value.dim() > 2 or value.dim() < 1:
         raise ValueError(f"{reference.path}: {name} is missing, empty or not of whole numbers")
     if value.min() < 0 or value.max() >= reference.config.all_tokens:
         raise ValueError(f"{reference.path}: {name} holds ids outside the {reference.config.all_tokens} of its model")
@@ -189,28 +218,28 @@ def _rows(reference: Reference, name: str) -> Tensor:
 
 
 def _absolute(quantity: str, name: str, ours: Tensor, reference: Reference) -> Difference:
-    theirs = _shaped(name, ours, reference)
-    return Difference(quantity, name, _largest(ours - theirs))
+    return Difference(quantity, name, _largest(ours, _shaped(name, ours, reference)))
 
 
 def _relative(quantity: str, name: str, ours: Tensor, reference: Reference) -> Difference:
-    """To the largest of theirs; infinite where a row of theirs is zero and ours is not."""
+    """To the largest of theirs; infinite where an element of theirs is zero and ours is not."""
     theirs = _shaped(name, ours, reference)
-    rows = theirs.flatten(1) if theirs.dim() > 1 else theirs[:, None]
-    if ours.reshape(rows.shape)[(rows == 0).all(1)].any():
-        return Difference(quantity, name, float("inf"))
+    largest = _largest(ours, theirs)
+    if math.isinf(largest) or ours[theirs == 0].any():
+        return Difference(quantity, name, math.inf)
     top = theirs.abs().max().item()
-    return Difference(quantity, name, _largest(ours - theirs) / top if top else 0.0)
+    return Difference(quantity, name, largest / top if top else 0.0)
 
 
 def _shaped(name: str, ours: Tensor, reference: Reference) -> Tensor:
     theirs = reference.tensors[name].float()
-    if theirs.numel() != ours.numel():
+    if theirs.shape != ours.shape:
         raise ValueError(f"{reference.path}: {name} has shape {tuple(theirs.shape)} where {tuple(ours.shape)} is "
                          "computed")
-    return theirs.reshape(ours.shape)
+    return theirs
 
 
-def _largest(difference: Tensor) -> float:
-    """Infinite where it is not a number."""
-    return difference.abs().nan_to_num(nan=float("inf")).max().item()
+def _largest(ours: Tensor, theirs: Tensor) -> float:
+    """Infinite where either holds what is infinite or no number."""
+    apart = (ours - theirs).abs()
+    return apart.max().item() if torch.isfinite(apart).all() else math.inf

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from manifests import checked, storage
 from manifests.messages import shown
-from training import names, published, safefile, stored
+from training import names, published, safefile, stored, weights
 from training.config import Config, from_dict
 from training.modelcard import card
-from training.sizes import shapes
+from training.sizes import possible, shapes
 from training.stored import Stored
 
 FORMAT = 1
@@ -70,6 +70,9 @@ def save(folder: str | Path, config: Config, tensors: Mapping[str, Tensor | Stor
     wanted = _wanted(config)
     published.require(str(folder), held, wanted, [*_untrained(config, held),
                                                   *(name for name in wanted if base and part(name) == "base")])
+    if base is None and not set(_llama(config)) <= set(held):
+        raise ValueError(f"{folder}: the LLaMA below this {config.name} is neither among its tensors nor named, and "
+                         "the folder could not be loaded; give it (--llama), or say which one it is (--base)")
     parts: dict[str, dict[str, Stored]] = {}
     for name, one in held.items():
         if name in _TOKENS and base is not None and not whole_embeddings:
@@ -97,11 +100,10 @@ def save(folder: str | Path, config: Config, tensors: Mapping[str, Tensor | Stor
                 files[name] = [len(shard), os.path.getsize(temporary / name)]
         about = {_KEY: FORMAT, "model": config.as_dict(), "base": dict(base) if base else None,
                  "encoders": {name: dict(one) for name, one in (encoders or {}).items()}, "trained": list(trained),
-                 "files": files, "made_with": made_with}
-        gates = published.largest_gates(config, lambda layer: held[f"prefix.gates.{layer}"])
+                 "files": files, "made_with": made_with, "notes": notes}
         _write(temporary / "config.json", json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-        _write(temporary / "README.md", card(config, base=base, encoders=encoders or {}, trained=trained, gates=gates,
-                                             files=files, made_with=made_with, notes=notes))
+        _write(temporary / "README.md", card(config, base=base, encoders=encoders or {}, trained=trained, files=files,
+                                             gates=_gates(config, held), made_with=made_with, notes=notes))
         _appear(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -112,38 +114,76 @@ def load(folder: str | Path, base: str | Path | None = None) -> Saved:
 
     Raises ValueError or OSError, naming the file and what to do, where something is missing or does not fit.
     """
-    folder = Path(folder)
-    about = checked.read_json(str(folder / "config.json"), "the config.json of a saved model")
-    if not isinstance(about, dict) or about.get(_KEY) != FORMAT or not isinstance(about.get("files"), dict):
-        raise ValueError(f"{folder / 'config.json'}: not a model that was saved here (no {_KEY} {FORMAT}); give such a "
-                         "folder, or convert a published checkpoint")
-    try:
-        config = from_dict(about.get("model") or {})
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder / 'config.json'}: {error}") from error
+    config, tensors, others, about = _open(Path(folder))
+    named = about["base"]
+    if named and base is None:
+        raise ValueError(f"{folder}: stands on {named['id']} at {named.get('revision')}, which is not in it; say where "
+                         "that lies")
+    if named:
+        tensors = _upon(tensors, published.ours(published.open_checkpoint(base), config), config)
+    published.require(str(folder), tensors, _wanted(config), _untrained(config, tensors))
+    return Saved(config, tensors, others, about)
+
+
+def _open(folder: Path) -> tuple[Config, dict[str, Stored], dict[str, Stored], dict]:
+    """What a folder holds by itself, without the LLaMA that it may stand on: config, tensors by our names, others by
+    published ones, and config.json. All is held against each other; nothing of a claimed size is built before."""
+    config, about = _about(folder / "config.json")
     tensors: dict[str, Stored] = {}
     others: dict[str, Stored] = {}
     for name in about["files"]:
-        if Path(name).name != name:
-            raise ValueError(f"{folder / 'config.json'}: points at {shown(name)}, outside of its folder. Do not use it")
         held, _ = safefile.read(str(folder / name))
         into = others if name.startswith("frozen") else tensors
+        if into is tensors:
+            published.only_floats(str(folder / name), held)
         if twice := set(held) & set(into):
             raise ValueError(f"{folder / name}: holds {min(twice)}, as another file does; save it again")
         into |= held
+    inner = {name.split(".")[4] for name in tensors if name.startswith("projector.tfm.encoder.layers.")}
+    try:
+        possible(config, sum(name.startswith("prefix.gates.") for name in tensors), len(inner))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}; its tensors do not fit") from error
     wanted = _wanted(config)
     full = {names.plain(name): name for name in wanted}
     if unknown := [name for name in tensors if name not in full]:
         raise ValueError(f"{folder}: tensors that are not of {config.name}: {', '.join(unknown[:10])}")
     tensors = {full[name]: one for name, one in tensors.items()}
-    named = about.get("base")
-    if named and base is None:
-        raise ValueError(f"{folder}: stands on {named.get('id')} at {named.get('revision')}, which is not in it; say "
-                         "where that lies")
-    if named:
-        tensors = _upon(tensors, published.ours(published.open_checkpoint(base), config), config)
-    published.require(str(folder), tensors, wanted, _untrained(config, tensors))
-    return Saved(config, tensors, others, about)
+    optional = _untrained(config, tensors)
+    if about["base"]:
+        optional += _llama(config)
+        wanted |= {name: (config.audio_tokens, config.dim) for name in _TOKENS
+                   if name in tensors and tensors[name].shape[:1] == (config.audio_tokens,)}
+    published.require(str(folder), tensors, wanted, optional)
+    return config, tensors, others, about
+
+
+def _about(path: Path) -> tuple[Config, dict]:
+    """A folder's config.json, every part of the kind that `save` writes; ValueError, naming the file, where not."""
+    about = checked.read_json(str(path), "the config.json of a saved model")
+    if not isinstance(about, dict) or about.get(_KEY) != FORMAT:
+        raise ValueError(f"{path}: not a model that was saved here (no {_KEY} {FORMAT}); give such a folder, or "
+                         "convert a published checkpoint")
+
+    def named(one: object) -> bool:
+        return isinstance(one, dict) and isinstance(one.get("id"), str)
+    about = {"base": None, "encoders": {}, "trained": [], "made_with": {}, "notes": "", **about}
+    sound = {"files": isinstance(about.get("files"), dict) and all(
+                 isinstance(one, list) and len(one) == 2 and all(type(number) is int for number in one)
+                 for one in about["files"].values()),
+             "base": about["base"] is None or named(about["base"]),
+             "encoders": isinstance(about["encoders"], dict) and all(map(named, about["encoders"].values())),
+             "trained": isinstance(about["trained"], list) and all(isinstance(one, str) for one in about["trained"]),
+             "made_with": isinstance(about["made_with"], dict), "notes": isinstance(about["notes"], str)}
+    if wrong := [name for name, fits in sound.items() if not fits]:
+        raise ValueError(f"{path}: its {wrong[0]} is not what is written there when a model is saved; save it again")
+    for name in about["files"]:
+        if not weights.is_plain(name):
+            raise ValueError(f"{path}: points at {shown(name)}, outside of its folder. Do not use it")
+    try:
+        return from_dict(about.get("model") or {}), about
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def write_published(path: str | Path, config: Config, tensors: Mapping[str, Stored], *,
@@ -176,7 +216,8 @@ def convert(source: str | Path, target: str | Path, *, llama: str | Path | None 
             base: Mapping[str, str] | None = None, config: Config | None = None, replace_old: bool = False) -> str:
     """A published checkpoint → a folder of ours, or the other way, told by what `source` is; returns what was read.
 
-    `llama`: where the base lies (for a folder of ours that names one, and for a MU-LLaMA that is to be saved whole).
+    `llama`: where the base lies (for a folder of ours that names one, and for a MU-LLaMA that is to be saved whole; a
+    checkpoint that brings its own must bring the same).
     `base`: its id and revision, for a folder that is to leave it out. `config`: for a checkpoint of other sizes than
     the released ones that lacks the tensors which tell them, as a MU-LLaMA without its LLaMA does.
     """
@@ -189,19 +230,28 @@ def convert(source: str | Path, target: str | Path, *, llama: str | Path | None 
         raise ValueError(f"{source}: is a LLaMA by itself; there is nothing of ours in it to convert")
     tensors = published.ours(checkpoint)
     if llama is not None:
-        below = published.ours(published.open_checkpoint(llama), checkpoint.config)
-        tensors = {**below, **tensors}
+        tensors = published.over(str(source), tensors, llama, checkpoint.config)
     save(target, checkpoint.config, tensors, base=base, others=checkpoint.others, trained=["as published"],
          notes=f"Converted from a published checkpoint ({Path(source).name}).", whole_embeddings=True,
          replace_old=replace_old)
-    return published.describe(checkpoint)
+    told = [published.describe(checkpoint)]
+    if base is not None:
+        own = len(set(_llama(checkpoint.config)) & set(published.ours(checkpoint)) - set(_TOKENS))
+        left = [f"its own LLaMA ({own} tensors)" if own else "", *sorted(set(map(published.group, checkpoint.others)))]
+        told.append(f"stands on {base['id']} at {base.get('revision')}; left out: "
+                    f"{', '.join(filter(None, left)) or 'nothing'}")
+    return "\n".join(told)
 
 
 def inspect(source: str | Path) -> str:
-    """What a checkpoint is, as published or of ours, in lines for a person."""
+    """What a checkpoint is, as published or of ours, in lines for a person; what it says of the gates is read off the
+    tensors. The LLaMA that a folder stands on need not be there."""
     if not (Path(source).is_dir() and is_ours(source)):
         return published.describe(published.open_checkpoint(source))
-    return (Path(source) / "README.md").read_text().partition("---\n# ")[2].partition("\nLoad with")[0]
+    config, tensors, _, about = _open(Path(source))
+    text = card(config, base=about["base"], encoders=about["encoders"], trained=about["trained"], files=about["files"],
+                gates=_gates(config, tensors), made_with=about["made_with"], notes=about["notes"])
+    return text.partition("---\n# ")[2].partition("\nLoad with")[0]
 
 
 def is_ours(folder: str | Path) -> bool:
@@ -218,8 +268,21 @@ def _upon(tensors: dict[str, Stored], base: Mapping[str, Stored], config: Config
     joined = dict(base)
     for name, one in tensors.items():
         short = name in _TOKENS and one.shape[:1] == (config.audio_tokens,) and name in base
-        joined[name] = stored.joined([_rows(base[name], 0, config.vocabulary), one], 0) if short else one
+        if short:  # trained rows may be float32, and lose by the base's float16 what they were trained for
+            dtype = torch.promote_types(one.dtype, base[name].dtype)
+            joined[name] = stored.joined([_rows(base[name], 0, config.vocabulary), one], 0, dtype)
+        else:
+            joined[name] = one
     return joined
+
+
+def _gates(config: Config, tensors: Mapping[str, Stored]) -> dict[str, float]:
+    return published.largest_gates(config, lambda layer: tensors[f"prefix.gates.{layer}"])
+
+
+def _llama(config: Config) -> list[str]:
+    """The tensors of a bare LLaMA, by our names."""
+    return [own.name for own in names.meta_llama(config).values()]
 
 
 def _wanted(config: Config) -> dict[str, tuple[int, ...]]:

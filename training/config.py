@@ -13,6 +13,7 @@ from typing import Literal
 Size = Literal["debug", "7b"]
 MusicDecoder = Literal["musicgen", "audioldm2"]
 RANGES, SUMMED = "ranges", "summed"
+MODALITIES = ("audio", "image", "video")  # those that published weights have names for
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,32 @@ class Config:
     eos: int = 2
 
     def __post_init__(self) -> None:
+        """Raises ValueError for what no model can be made of, naming the field."""
+        _positive("", self, ("dim", "layers", "heads", "feed_forward", "vocabulary", "adapter_ratio", "prefix_rows",
+                             "lora_rank", "positions"))
+        for one in self.modalities:
+            if one.name not in MODALITIES:
+                raise ValueError(f"modality {one.name!r} is unknown; there are {', '.join(MODALITIES)}")
+            _positive(f"{one.name}'s ", one, ("tokens", "width"))
+        if not self.modalities or len({one.name for one in self.modalities}) < len(self.modalities):
+            raise ValueError("at least one modality is needed, and each only once")
+        if self.projector is not None:
+            _positive("the projector's ", self.projector,
+                      ("queries", "out", "width", "heads", "layers", "feed_forward"))
+            if self.projector.width % self.projector.heads:
+                raise ValueError(f"the projector's {self.projector.heads} heads do not share its width of "
+                                 f"{self.projector.width}")
+        for name in ("norm_eps", "rope_theta"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value!r}; it must be a number above 0")
+        for name in ("audio_tokens", "bos", "eos"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number, 0 or above")
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise ValueError(f"{self.heads} heads of an even size do not fill {self.dim} dimensions")
-        if not 0 < self.prefix_rows <= self.layers:
+        if self.prefix_rows > self.layers:
             raise ValueError(f"a prefix of {self.prefix_rows} rows does not fit {self.layers} layers")
         if self.prefix_layout not in (RANGES, SUMMED):
             raise ValueError(f"prefix_layout is {self.prefix_layout!r}; it may be {RANGES} or {SUMMED}")
@@ -135,6 +159,13 @@ def mullama(size: Size = "7b") -> Config:
     return Config(name="mullama", **_llama(size, layers=24), audio_tokens=0,
                   modalities=(Modality("audio", 25, 32 if size == "debug" else 1024),), adapter_ratio=4, prefix_rows=20,
                   prefix_layout=SUMMED, projector=None, music_decoder=None)
+
+
+def _positive(whose: str, sizes: object, fields: tuple[str, ...]) -> None:
+    for name in fields:
+        value = getattr(sizes, name)
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{whose}{name} is {value!r}; it must be a whole number above 0")
 
 
 def feed_forward(dim: int, multiple_of: int) -> int:

@@ -13,15 +13,16 @@ _GROWN = ("llama.model.embed_tokens.weight", "llama.lm_head.weight")
 
 @torch.no_grad()
 def fill(model: nn.Module, tensors: Mapping[str, Stored], *,
-         dtype: Callable[[str], torch.dtype] | torch.dtype | None = None,
+         dtype: Callable[[str], torch.dtype] | torch.dtype = torch.float32,
          device: str | torch.device = "cpu", stay: Collection[str] = ()) -> None:
     """Give every parameter of `model` the tensor of its name; ValueError names what does not fit, or holds NaN.
 
-    A parameter on the meta device becomes one on `device`, of `dtype` (a dtype, or one by name; None: as in the file);
-    so a model made under `torch.device("meta")` is never there twice. Any other is copied into, and keeps device and
-    dtype. `stay`: names that may be left as they are (on the meta device nothing can be). Embeddings and output may
-    lack the rows of the audio tokens, as a LLaMA's do; those are left as they are, or zero where they were on the meta
-    device: `m2ugen.start_audio_tokens` is for them.
+    A parameter on the meta device becomes one on `device`, of `dtype` (one, or one by name) whatever the file has:
+    released files mix float16 and float32, and a model of both does not run. So a model made under
+    `torch.device("meta")` is never there twice. Any other is copied into, and keeps device and dtype. `stay`: names
+    that may be left as they are (on the meta device nothing can be). Embeddings and output may lack the rows of the
+    audio tokens, as a LLaMA's do; those are left as they are, or zero where they were on the meta device:
+    `m2ugen.start_audio_tokens` is for them.
     """
     state = {**dict(model.named_parameters(remove_duplicate=False)), **_buffers(model)}
     wanted = {name: tuple(one.shape) for name, one in state.items()}
@@ -37,7 +38,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Stored], *,
             tensor = stored.finite(name, one)
             target[:len(tensor)].copy_(tensor) if tensor.dim() else target.copy_(tensor)
             continue
-        kind = (dtype(name) if callable(dtype) else dtype) or one.dtype
+        kind = dtype if isinstance(dtype, torch.dtype) else dtype(name)
         if kind == one.dtype and torch.device(device).type == "cpu" and one.shape == target.shape:
             made = stored.finite(name, one)
         else:  # what stays is allocated before what goes, or the allocator is left with holes that nothing fits

@@ -3,6 +3,7 @@
 A row's tokens depend on its prompt, what it hears and its seed alone: padding is masked, and the noise that samples
 (Gumbel: argmax of logits + noise draws from softmax) comes from the row's seed and the step.
 """
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,14 +42,15 @@ def generate(model: M2UGen, prompts: Sequence[Sequence[int]], encoded: Encoded |
     `temperature` 0 takes the likeliest token and needs no seeds. `top_p` keeps the likeliest tokens up to and with the
     one at which their probabilities exceed it. A row ends at a token of `eos` (default: the config's), after one of the
     sequences `stops`, or after `max_new` tokens. `cached=False` computes every step anew. Raises ValueError for an
-    empty prompt, missing seeds or settings out of range, FloatingPointError where the model's logits are not numbers.
+    empty prompt, ids that the model does not have, missing seeds or settings out of range, FloatingPointError where
+    the model's logits are not numbers.
     """
     _check(prompts, seeds, temperature, top_p, max_new, stops)
     ends = {model.config.eos} if eos is None else set(eos)
     rows = [_Row() for _ in prompts]
     device = model.llama.model.embed_tokens.weight.device
-    tokens, mask = _left_padded(prompts, device)
-    training = model.training
+    tokens, mask = _left_padded(prompts, model.config.all_tokens, device)
+    training = [(module, module.training) for module in model.modules()]  # parts may be frozen in eval
     model.eval()  # activation checkpointing, where it is on, would leave the cache empty
     try:
         heard = model.heard(encoded, len(rows)) if encoded else None
@@ -66,7 +68,8 @@ def generate(model: M2UGen, prompts: Sequence[Sequence[int]], encoded: Encoded |
                 tokens = chosen[:, None] if cached else torch.cat([tokens, chosen[:, None]], 1)
         return [row.finish(model) for row in rows]
     finally:
-        model.train(training)
+        for module, flag in training:
+            module.training = flag
 
 
 class _Row:
@@ -110,30 +113,35 @@ def _check(prompts: Sequence[Sequence[int]], seeds: Sequence[int] | None, temper
         raise ValueError(f"prompt {empty[0]} is empty; it needs at least its first token (BOS)")
     if not prompts or max_new < 1 or not all(len(stop) for stop in stops):
         raise ValueError("at least one prompt, one new token, and a token in every stop are needed")
-    if temperature < 0 or not 0 < top_p <= 1:
+    if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
         raise ValueError(f"temperature {temperature} and top-p {top_p}: 0 or more, and above 0 up to 1, are possible")
     if temperature > 0 and (seeds is None or len(seeds) != len(prompts) or min(seeds) < 0):
         raise ValueError("sampling needs a seed, 0 or more, for each prompt; or a temperature of 0")
 
 
-def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
+def _left_padded(prompts: Sequence[Sequence[int]], known: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Tokens and mask [B, T]; no mask where nothing is padded, so that attention may take its fastest way."""
     length = max(len(prompt) for prompt in prompts)
     tokens = torch.zeros(len(prompts), length, dtype=torch.long)
     mask = torch.zeros_like(tokens)
     for row, prompt in enumerate(prompts):
-        tokens[row, length - len(prompt):] = torch.as_tensor(prompt)
+        ids = torch.as_tensor(prompt)
+        if ids.is_floating_point() or ids.dim() != 1 or ids.min() < 0 or ids.max() >= known:
+            raise ValueError(f"prompt {row} is not of token ids, whole numbers from 0 to {known - 1}")
+        tokens[row, length - len(prompt):] = ids
         mask[row, length - len(prompt):] = 1
     return tokens.to(device), None if mask.all() else mask.to(device)
 
 
 def _choose(logits: Tensor, seeds: Sequence[int] | None, step: int, temperature: float, top_p: float) -> Tensor:
     """The next token of each row, [B], from logits [B, V]."""
-    if torch.isnan(logits).any():
+    top = logits.amax(-1, keepdim=True)  # not a number where any logit is none
+    if not torch.isfinite(top).all():
         raise FloatingPointError(f"the model's logits are not numbers at step {step}")
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits / temperature
+    # From the likeliest down, so that a tiny temperature makes -inf of the others (greedy), and never inf or 0 / 0.
+    logits = (logits - top) / max(temperature, torch.finfo(logits.dtype).tiny)
     if top_p < 1:
         ordered, order = logits.softmax(-1).sort(descending=True, stable=True)
         beyond = ordered.cumsum(-1) - ordered > top_p

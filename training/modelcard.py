@@ -42,7 +42,7 @@ def card(config: Config, *, base: Mapping[str, str] | None, encoders: Mapping[st
 |---|---|---|
 {rows}
 
-Load with `training.checkpoint.load`, or write the published format with `training.checkpoint.write_published`.
+Load with `training.pretrained.load`, or write the published format with `training.checkpoint.write_published`.
 Made with {", ".join(f"{name} {version}" for name, version in sorted(made_with.items()))}.
 """
 

@@ -5,6 +5,7 @@ missing, unexpected or of a wrong shape is an error that names it: a checkpoint 
 and nobody sees why it answers badly.
 """
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -43,7 +44,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path, config: Config | None = None) -> Checkpoint:
-    """Recognise what lies at `path` and check that it is whole; no tensor is read but the gates.
+    """Recognise what lies at `path` and check that it is whole; no tensor is read. (`describe` reads the gates.)
 
     `config`: what it must be; without one, its own shapes say. Raises ValueError or OSError, naming the file and what
     to do.
@@ -56,12 +57,12 @@ def recognise(weights: Weights, config: Config | None = None) -> Checkpoint:
     tensors = {name: one for name, one in weights.tensors.items() if not _NO_WEIGHT.search(name)}
     kind = _kind(weights.path, tensors)
     if kind not in ("m2ugen", "mullama"):
-        _only_floats(weights.path, tensors)
+        only_floats(weights.path, tensors)
         return Checkpoint(kind, weights, None, tensors)
     prefixes = (*names.ENCODERS.values(), names.DECODER)
     others = {name: one for name, one in tensors.items() if name.startswith(prefixes)}
     tensors = {name: one for name, one in tensors.items() if name not in others}
-    _only_floats(weights.path, tensors)
+    only_floats(weights.path, tensors)
     own = config_of(weights.path, kind, tensors)
     if config is not None and config.name != kind:
         raise ValueError(f"{weights.path}: is {kind} and not {config.name}; give that model's checkpoint")
@@ -111,6 +112,24 @@ def ours(checkpoint: Checkpoint, config: Config | None = None) -> dict[str, Stor
         require(checkpoint.where, checkpoint.tensors, {name: want[own.name] for name, own in table.items()})
     return {table[name].name: _turned(one, table[name].rotated, config, names.to_ours)
             for name, one in checkpoint.tensors.items()}
+
+
+def over(where: str, tensors: Mapping[str, Stored], llama: str | Path, config: Config) -> dict[str, Stored]:
+    """A model's tensors (ours by name, from `where`) over those of the LLaMA that lies at `llama`.
+
+    ValueError where it brings frozen weights of its own that are others: what was trained goes with those alone.
+    """
+    below = ours(open_checkpoint(llama), config)
+    for name, one in below.items():
+        if name in tensors and name.endswith(".base_layer.weight"):
+            mine, other = tensors[name].load(), one.load()
+            # Between two dtypes, as far as bfloat16 tells numbers apart.
+            same = torch.equal(mine, other) if mine.dtype == other.dtype else torch.allclose(
+                mine.float(), other.float(), rtol=2 ** -7, atol=1e-6)
+            if not same:
+                raise ValueError(f"{where}: brings a LLaMA of its own, and {llama} is another (first in {name}); leave "
+                                 "that away, or give the LLaMA that it was trained on")
+    return {**below, **tensors}
 
 
 def theirs(tensors: Mapping[str, Stored], config: Config) -> dict[str, Stored]:
@@ -166,7 +185,8 @@ def _kind(where: str, tensors: Mapping[str, Stored]) -> Kind:
                      "right file?")
 
 
-def _only_floats(where: str, tensors: Mapping[str, Stored]) -> None:
+def only_floats(where: str, tensors: Mapping[str, Stored]) -> None:
+    """ValueError, naming the first ten, where weights are of a dtype that is none of `stored.FLOATS`."""
     if wrong := [f"{name} ({one.dtype})" for name, one in tensors.items() if one.dtype not in stored.FLOATS]:
         raise ValueError(f"{where}: {len(wrong)} weights are not float16, bfloat16 or float32: {_some(wrong)}. Convert "
                          "them, or take a checkpoint that is not quantised")
@@ -209,6 +229,14 @@ def largest_gates(config: Config, gate: Callable[[int], Stored]) -> dict[str, fl
     return found
 
 
+def told_gates(gates: Mapping[str, float]) -> list[str]:
+    """What `largest_gates` found, in lines; the last one says whether it can hear."""
+    deaf = [name for name, gate in gates.items() if gate == 0]
+    return [f"largest |tanh(gate)|: {', '.join(f'{name} {gate:.3g}' for name, gate in gates.items())}",
+            f"THE GATES ARE ZERO for {', '.join(deaf)}: with this checkpoint, what comes in there changes nothing"
+            if deaf else "no modality's gates are zero"]
+
+
 def describe(checkpoint: Checkpoint) -> str:
     """What a person should know of it, in lines; above all, whether it can hear."""
     lines = [f"{checkpoint.where}: {checkpoint.kind}"]
@@ -217,14 +245,12 @@ def describe(checkpoint: Checkpoint) -> str:
                      f"{config.layers - 1} of {config.layers}")
         lines.append(f"music decoder: {config.music_decoder or 'none'}")
         gates = largest_gates(config, lambda layer: checkpoint.tensors[f"llama.layers.{layer}.attention.gate"])
-        deaf = [name for name, gate in gates.items() if gate == 0]
-        told = ", ".join(f"{name} {gate:.3g}" for name, gate in gates.items())
-        lines.append(f"largest |tanh(gate)|: {told}")
-        if deaf:
-            lines.append(f"THE GATES ARE ZERO for {', '.join(deaf)}: with this checkpoint, what comes in there changes "
-                         "nothing")
+        lines += told_gates(gates)
+        encoders = Counter(map(group, checkpoint.others))
+        # One tensor makes no encoder: files that were cut down keep a stray one.
+        present = {group(name) for name in checkpoint.tensors} | {one for one, count in encoders.items() if count > 1}
         lacks = sorted(({group(name) for name in names.published(config)} | {f"{one.name} encoder" for one in
-                        config.modalities}) - {group(name) for name in (*checkpoint.tensors, *checkpoint.others)})
+                        config.modalities}) - present)
         if lacks:
             lines.append(f"not in it: {', '.join(lacks)}")
     counts: dict[tuple[str, torch.dtype], list[int]] = {}

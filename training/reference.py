@@ -1,23 +1,25 @@
 """A file of the fixtures' format: a public implementation's weights, inputs and outputs, at any size.
 
-Tensors `model.<published name>`, `in.*`, `out.*`, `grad.*`; sizes in the metadata. Sizes that shapes tell are read from
-the shapes, and the metadata must agree.
+Tensors `model.<published name>`, `in.*`, `out.*`, `grad.*`; sizes in the metadata. The weights are recognised as any
+published checkpoint is; the metadata adds what no shape tells, and must agree with the shapes in all else.
 """
-import re
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from training import names
-from training.config import RANGES, SUMMED, Config, Modality, Projector
+from training.config import RANGES, SUMMED, Config
 from training.fill import fill
 from training.m2ugen import M2UGen
-from training.published import Checkpoint, ours, require
-from training.sizes import shapes
+from training.published import Checkpoint, ours, recognise
+from training.stored import Stored
 from training.weights import Weights, open_weights
+
+_QUERY = "prefix_query.weight"
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,17 @@ class Reference:
 def read(path: str | Path) -> Reference:
     """Raises ValueError or OSError, naming the file and what is wrong, where it is not of this format."""
     file = open_weights(path)
-    metadata = file.extra.get("metadata", {})
     weights = {name.removeprefix("model.").removeprefix(names.WRAPPED): one
                for name, one in file.tensors.items() if name.startswith("model.")}
-    skipped = (*names.ENCODERS.values(), names.DECODER)
-    weights = {name: one for name, one in weights.items() if not name.startswith(skipped)}
+    if not weights:
+        raise ValueError(f"{path}: not a reference of M²UGen or MU-LLaMA: it has no weights (model.*)")
+    model = _recognised(file.path, weights)
     try:
-        config = _config(metadata, {name: one.shape for name, one in weights.items()})
-    except (ValueError, IndexError, ZeroDivisionError) as error:
+        config = _told(file.extra.get("metadata", {}), model.config, model.tensors[_QUERY].shape[0])
+    except ValueError as error:
         raise ValueError(f"{path}: not a reference of M²UGen or MU-LLaMA: {error}") from None
-    require(file.path, weights, shapes(config))
     others = {name: one.load() for name, one in file.tensors.items() if not name.startswith("model.")}
-    return Reference(Checkpoint(config.name, Weights(file.path, weights), config, weights), others)
+    return Reference(replace(model, config=config), others)
 
 
 def build(reference: Reference) -> M2UGen:
@@ -60,47 +61,45 @@ def build(reference: Reference) -> M2UGen:
     return model
 
 
-def _config(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> Config:
-    if not {"audio_tokens", "adapter_ratio"} & set(metadata):
-        raise ValueError("its metadata names neither audio_tokens (M²UGen) nor adapter_ratio (MU-LLaMA)")
-    m2ugen = "audio_tokens" in metadata
+def _recognised(path: str, weights: Mapping[str, Stored]) -> Checkpoint:
+    """As production recognises it; its `config` may have fewer prefix rows than the tensor.
 
-    def shape(name: str) -> tuple[int, ...]:
-        if name not in shapes:
-            raise ValueError(f"model.{name} is missing")
-        return shapes[name]
+    Of M²UGen two prefixes were published, and production takes no other that three modalities cannot share. So a prefix
+    of another count goes in with as many rows as they can; `_told` says what it really is.
+    """
+    query, seen = weights.get(_QUERY), dict(weights)
+    several = any(name.startswith(names.ADAPTERS["image"]) for name in weights)
+    if several and query is not None and query.shape and query.shape[0] % len(names.ADAPTERS):
+        shared = max(query.shape[0] // len(names.ADAPTERS), 1) * len(names.ADAPTERS)
+        seen[_QUERY] = replace(query, shape=(shared, *query.shape[1:]))
+    found = recognise(Weights(path, seen))
+    if found.config is None:
+        raise ValueError(f"{path}: its weights are a bare LLaMA's; a reference holds all of M²UGen or MU-LLaMA")
+    return replace(found, tensors={name: weights[name] for name in found.tensors})
 
-    tokens, dim = shape("llama.tok_embeddings.weight")
+
+def _told(metadata: Mapping[str, str], own: Config, rows: int) -> Config:
+    """The config that shapes made, with what only the metadata tells. ValueError where the two disagree."""
+    if own.projector is not None and "audio_tokens" not in metadata:
+        raise ValueError("its metadata lacks audio_tokens, which says how many of the last rows are [AUD0] and so on")
     audio_tokens = _integer(metadata, "audio_tokens", 0)
-    rows = shape("prefix_query.weight")[0]
-    heads = shape("llama.layers.0.attention.gate")[1]
-    layers = 1 + max(int(found[1]) for name in shapes if (found := re.match(r"llama\.layers\.(\d+)\.", name)))
-    modalities = tuple(
-        Modality(name, shape(f"{prefix}agg.weight")[1], shape(f"{prefix}proj.weight")[1])
-        for name, prefix in names.ADAPTERS.items() if m2ugen or name == "audio")
-    projector = None
-    if m2ugen:
-        width = shape("output_projector.fc.weight")[0]
-        depth = len({name.split(".")[4] for name in shapes if name.startswith("output_projector.tfm.encoder.layers.")})
-        projector = Projector(
-            queries=shape("output_projector.query_embs")[1], out=shape("output_projector.model.weight")[0], width=width,
-            layers=depth, feed_forward=shape("output_projector.tfm.encoder.layers.0.linear1.weight")[0])
-    sizes = {"dim": dim, "n_layers": layers, "n_heads": heads, "vocab": tokens - audio_tokens,
-             "lora_rank": shape("llama.layers.0.attention.lora_wq_l1.weight")[0],
-             "adapter_ratio": shape("mu_mert_f1_1.weight")[0] // dim, "mert_hidden": modalities[0].width}
+    projector = own.projector
+    if projector is not None:
+        projector = replace(projector, heads=_integer(metadata, "projector_heads", projector.heads))
+    config = replace(
+        own, vocabulary=own.all_tokens - audio_tokens, audio_tokens=audio_tokens, prefix_rows=rows,
+        prefix_layout=_layout(rows, _integer(metadata, "query_layer", None), len(own.modalities)), projector=projector,
+        norm_eps=_number(metadata, "norm_eps", own.norm_eps), rope_theta=_number(metadata, "rope_theta",
+                                                                                 own.rope_theta))
+    wide = {one.name: one.width for one in config.modalities}
+    sizes = {"dim": config.dim, "n_layers": config.layers, "n_heads": config.heads, "vocab": config.vocabulary,
+             "lora_rank": config.lora_rank, "adapter_ratio": config.adapter_ratio, "mert_hidden": wide["audio"]}
     if projector is not None:
         sizes |= {"projector_hidden": projector.width, "num_output_tokens": projector.queries,
-                  "output_dim_tokens": projector.out, "vit_hidden": modalities[1].width}
+                  "output_dim_tokens": projector.out, "vit_hidden": wide["image"]}
     if wrong := [name for name, size in sizes.items() if _integer(metadata, name, size) != size]:
         raise ValueError(f"its metadata says {wrong[0]} = {metadata[wrong[0]]}, its tensors say {sizes[wrong[0]]}")
-    return Config(
-        name="m2ugen" if m2ugen else "mullama", dim=dim, layers=layers, heads=heads,
-        feed_forward=shape("llama.layers.0.feed_forward.w1.weight")[0], vocabulary=tokens - audio_tokens,
-        audio_tokens=audio_tokens, modalities=modalities, adapter_ratio=sizes["adapter_ratio"], prefix_rows=rows,
-        prefix_layout=_layout(rows, _integer(metadata, "query_layer", None), len(modalities)), projector=projector,
-        music_decoder=None if projector is None else "audioldm2" if projector.queries == 1 else "musicgen",
-        lora_rank=sizes["lora_rank"], norm_eps=_number(metadata, "norm_eps", 1e-5),
-        rope_theta=_number(metadata, "rope_theta", 10000.0))
+    return config
 
 
 def _layout(rows: int, query_layer: int | None, modalities: int) -> str:
@@ -126,6 +125,9 @@ def _integer(metadata: Mapping[str, str], name: str, default: int | None) -> int
 
 def _number(metadata: Mapping[str, str], name: str, default: float) -> float:
     try:
-        return float(metadata.get(name, default))
+        value = float(metadata.get(name, default))
     except ValueError:
-        raise ValueError(f"its metadata says {name} = {metadata[name]}, which is no number") from None
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ValueError(f"its metadata says {name} = {metadata[name]}, which is no number above 0")
+    return value

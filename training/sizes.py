@@ -12,9 +12,25 @@ from training import names
 from training.config import RANGES, SUMMED, Config, Modality, Projector, feed_forward
 from training.stored import Stored
 
+_MOST = 1 << 24        # of rows, widths and tokens: far above any model's, and products of three fit 64 bits
 LLAMA_ROWS = 32000     # LLaMA-2's vocabulary
 AUDIO_TOKENS = 8       # that M²UGen adds to it
 _MULLAMA_ROWS = 20     # of the prefix; M²UGen's too, for some weeks (2023-12-23 to 2024-01-10)
+
+
+def possible(config: Config, layers: int, projector_layers: int) -> None:
+    """ValueError where a config is of none of our models, or is larger than what was found of it: before a model of
+    that size is built, be it of nothing but shapes. `layers`, `projector_layers`: how many of them there are."""
+    if config.name not in ("m2ugen", "mullama") or config.music_decoder not in (None, "musicgen", "audioldm2"):
+        raise ValueError(f"{shown(str(config.name))} with {shown(str(config.music_decoder))} is none of our models")
+    said = config.projector.layers if config.projector else 0
+    if (config.layers, said) != (layers, projector_layers):
+        raise ValueError(f"{config.layers} layers and {said} of the projector are said, but {layers} and "
+                         f"{projector_layers} are there")
+    parts = (config, *config.modalities, *([config.projector] if config.projector else []))
+    for noun, value in ((noun, value) for one in parts for noun, value in vars(one).items() if type(value) is int):
+        if value > _MOST:
+            raise ValueError(f"{noun} is {value}; no model has more than {_MOST}")
 
 
 @cache
@@ -54,7 +70,7 @@ def config_of(where: str, name: str, tensors: Mapping[str, Stored]) -> Config:
             width=size("output_projector.fc.weight", 0), layers=_count(where, tensors, inner),
             feed_forward=size(f"{inner}0.linear1.weight", 0))
     try:
-        return Config(
+        config = Config(
             name=name, dim=dim, layers=layers, heads=size(f"{top}.attention.gate", 1),
             feed_forward=size(wide[0], 0) if wide else feed_forward(dim, 256), vocabulary=vocabulary - audio_tokens,
             audio_tokens=audio_tokens, modalities=modalities,
@@ -62,6 +78,8 @@ def config_of(where: str, name: str, tensors: Mapping[str, Stored]) -> Config:
             prefix_layout=SUMMED if name == "mullama" or rows == _MULLAMA_ROWS else RANGES, projector=projector,
             music_decoder=None if projector is None else "audioldm2" if projector.queries == 1 else "musicgen",
             lora_rank=size(rank, 0) if rank in tensors else 16)
+        possible(config, layers, projector.layers if projector else 0)
+        return config
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{where}: its shapes make no {shown(name)} ({error}); fetch it again") from error
 

@@ -40,18 +40,24 @@ def in_memory(where: str, tensor: torch.Tensor) -> Stored:
     return Stored(where, tuple(tensor.shape), tensor.dtype, lambda: tensor.detach().cpu())
 
 
-def joined(parts: list[Stored], axis: int) -> Stored:
-    """Pieces of one tensor, one after the other along `axis`. The pieces are read one at a time."""
+def joined(parts: list[Stored], axis: int, dtype: torch.dtype | None = None) -> Stored:
+    """Pieces of one tensor, one after the other along `axis`. The pieces are read one at a time.
+
+    Of different dtypes, they need a `dtype` that holds them all (`torch.promote_types`): ValueError without one.
+    """
     first = parts[0]
+    dtype = dtype or first.dtype
+    if unlike := next((part for part in parts if torch.promote_types(part.dtype, dtype) != dtype), None):
+        raise ValueError(f"{unlike.where}: a piece of {unlike.dtype} does not fit into a tensor of {dtype}")
     shape = (*first.shape[:axis], sum(part.shape[axis] for part in parts), *first.shape[axis + 1:])
 
     def load() -> torch.Tensor:
-        whole, at = torch.empty(shape, dtype=first.dtype), 0
+        whole, at = torch.empty(shape, dtype=dtype), 0
         for part in parts:
             whole.narrow(axis, at, part.shape[axis]).copy_(part.load())
             at += part.shape[axis]
         return whole
-    return Stored(first.where, shape, first.dtype, load)
+    return Stored(first.where, shape, dtype, load)
 
 
 def span(shape: Iterable[int], strides: Iterable[int]) -> int:

@@ -1,20 +1,26 @@
 """Files of `torch.save`, the zip of today and the pickles of before 2020, read without executing anything.
 
-The pickle inside goes through torch's weights-only unpickler, the one of `torch.load(weights_only=True)`, with
-`argparse.Namespace` allowed by name: published training checkpoints hold their arguments in one. We run it ourselves
-because `torch.load` maps only zip files, and reads all of an old file, optimiser included, before it gives the first
-tensor. Storages are given to the unpickler on the meta device, so that nothing is read or allocated, whatever sizes
-the file claims; where the bytes lie is looked up afterwards, and every tensor is held against its storage's real size.
+The pickle inside goes through torch's weights-only unpickler, the one of `torch.load(weights_only=True)`. We run it
+ourselves because `torch.load` maps only zip files, and reads all of an old file, optimiser included, before it gives
+the first tensor. Storages are given to the unpickler on the meta device, so that nothing is read or allocated, whatever
+sizes the file claims; where the bytes lie is looked up afterwards, and every tensor is held against its storage's real
+size.
+
+torch lets in more than is needed, and some of it allocates what the file asks for (bytearray). So every global that
+a pickle names is looked at before it runs, and refused unless it is one of ours (`_allowed`). One of those, the
+`argparse.Namespace` in which training checkpoints hold their arguments, is none of torch's: while a file is read, torch
+trusts it in the whole process, other threads included. It only holds values. Readers wait for one another.
 """
 import argparse
-import re
 import struct
 import sys
 import tarfile
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pickle import UnpicklingError
 from typing import BinaryIO
@@ -24,9 +30,9 @@ from torch import _weights_only_unpickler
 from torch.serialization import (
     MAGIC_NUMBER,
     PROTOCOL_VERSION,
-    add_safe_globals,
-    clear_safe_globals,
+    StorageType,
     get_safe_globals,
+    safe_globals,
 )
 from torch.storage import TypedStorage
 
@@ -38,6 +44,10 @@ from training.stored import Stored
 _BROKEN = (UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError,
            ArithmeticError, MemoryError, NotImplementedError, struct.error)
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of torch's magic number
+_SAFE = {"collections.OrderedDict", "torch.Size", "torch.device", "argparse.Namespace", "torch._utils._rebuild_tensor",
+         "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3", "torch._utils._rebuild_parameter"}
+_TUPLES = 1 << 20   # how many values a tuple may hold, those of tuples in it counted each time
+_reading = threading.Lock()
 _AGAIN = "fetch it again, and compare its size and checksum with the publisher's"
 
 
@@ -155,46 +165,96 @@ def _unpickle(path: str, file: BinaryIO) -> tuple[object, dict[str, torch.dtype]
             storages[key] = TypedStorage(wrap_storage=untyped, dtype=dtype, _internal=True)
         return storages[key]
 
+    begin = file.tell()
     unpickler = _weights_only_unpickler.Unpickler(file, encoding="utf-8")
     unpickler.persistent_load = storage
+    unpickler.memo = _Memo()
     try:
-        with _only_a_namespace(), warnings.catch_warnings(action="ignore"):
+        asked = _weights_only_unpickler.get_globals_in_pkl(file)
+        if refused := sorted(asked - _allowed(), key=lambda name: (name in _allowed_by_torch(), name)):
+            raise _Refused(refused[0])
+        file.seek(begin)
+        with _a_namespace(), warnings.catch_warnings(action="ignore"):
             value = unpickler.load()
+    except _Refused as error:
+        raise ValueError(f"{path}: asks for {shown(str(error))} to be run or made when it is loaded. Only dense "
+                         "tensors, plain values and argparse.Namespace are let in, and nothing was run. If you trust "
+                         "the file, have its tensors saved as safetensors elsewhere") from None
     except _BROKEN as error:
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked:
-            raise ValueError(f"{path}: asks for {shown(asked[1])} to be run or made when it is loaded. Only tensors, "
-                             "plain values and argparse.Namespace are let in, and nothing was run. If you trust the "
-                             "file, have its tensors saved as safetensors elsewhere") from error
         raise ValueError(f"{path}: a torch file whose pickle is cut off or broken ({one_line(error)[:200]}); {_AGAIN}"
                          ) from error
     return value, {key: typed.dtype for key, typed in storages.items()}
 
 
+class _Refused(Exception):
+    """Names a global that is not let in."""
+
+
+class _Memo(dict):
+    """The unpickler's memory of values to be used again. A tuple of one tuple twice, forty times over, is a few hundred
+    bytes, and as a key takes for ever to hash: tuples are refused where they grow so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sizes: dict[int, tuple[tuple, int]] = {}  # by id; with the tuple, lest another gets its id
+
+    def __setitem__(self, place: int, value: object) -> None:
+        if isinstance(value, tuple):
+            size = self._size(value)
+            if size > _TUPLES:
+                raise UnpicklingError("tuples in one another without end")
+            self._sizes[id(value)] = (value, size)
+        super().__setitem__(place, value)
+
+    def _size(self, value: object) -> int:
+        if not isinstance(value, tuple):
+            return 1
+        known = self._sizes.get(id(value))
+        return known[1] if known else 1 + sum(map(self._size, value))
+
+
+@cache
+def _allowed() -> frozenset[str]:
+    """What rebuilds dense tensors, and what cannot do harm. Not UntypedStorage, which allocates when it is called; only
+    dtypes that no model here has (float8, uint16) are saved with it."""
+    named = _allowed_by_torch()
+    return frozenset(_SAFE | {name for name, one in named.items() if isinstance(one, torch.dtype | StorageType)})
+
+
+def _allowed_by_torch() -> dict[str, object]:
+    return _weights_only_unpickler._get_allowed_globals()
+
+
 @contextmanager
-def _only_a_namespace() -> Iterator[None]:
-    """Other parts of a process may have told torch to trust more; that is not for files from anywhere."""
-    trusted = get_safe_globals()
-    clear_safe_globals()
-    add_safe_globals([argparse.Namespace])
-    try:
-        yield
-    finally:
-        clear_safe_globals()
-        add_safe_globals(trusted)
+def _a_namespace() -> Iterator[None]:
+    with _reading:
+        if argparse.Namespace in get_safe_globals():
+            yield
+        else:
+            with safe_globals([argparse.Namespace]):
+                yield
 
 
 def _located(path: str, value: object, places: dict[str, tuple[int, int, torch.dtype]]) -> object:
-    """The value, with each meta tensor replaced by where it lies."""
-    if isinstance(value, torch.Tensor):
-        return _stored(path, value, places)
-    if isinstance(value, argparse.Namespace):
-        value = dict(vars(value))
-    if isinstance(value, dict):
-        return {key: _located(path, item, places) for key, item in dict.items(value)}
-    if isinstance(value, list | tuple):
-        return [_located(path, item, places) for item in value]
-    return value
+    """The value, with each meta tensor replaced by where it lies; what is in it twice is so in the result too."""
+    done: dict[int, object] = {}
+
+    def located(value: object) -> object:
+        if id(value) in done:
+            return done[id(value)]
+        if isinstance(value, torch.Tensor):
+            made = _stored(path, value, places)
+        elif isinstance(value, argparse.Namespace):
+            made = {key: located(item) for key, item in vars(value).items()}
+        elif isinstance(value, dict):
+            made = {key: located(item) for key, item in dict.items(value)}
+        elif isinstance(value, list | tuple):
+            made = [located(item) for item in value]
+        else:
+            return value
+        done[id(value)] = made
+        return made
+    return located(value)
 
 
 def _stored(path: str, tensor: torch.Tensor, places: dict[str, tuple[int, int, torch.dtype]]) -> Stored:

@@ -14,6 +14,7 @@ from training.stored import Stored
 
 _WRAPPED = "module."
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_VALUES = 100_000   # in a checkpoint's epoch and args; a real one has some fifty
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 # Meta's model-parallel pieces: which axis each tensor is cut along; all others are there whole, in every piece.
 _CUT = {"wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "output": 0, "wo": 1, "w2": 1, "tok_embeddings": 1}
@@ -63,7 +64,7 @@ def _file(path: Path) -> Weights:
                              "the right file?")
         if strange := [name for name in model if name not in tensors and model is not saved]:
             raise ValueError(f"{path}: these of its `model` are no tensors: {_some(map(str, strange))}")
-        extra = {} if model is saved else {key: _plain(value) for key, value in saved.items()
+        extra = {} if model is saved else {key: _plain(path, value) for key, value in saved.items()
                                            if key in ("epoch", "args")}
         return Weights(str(path), _unwrapped(path, tensors), extra)
     if head.startswith(b"version https://git-lfs"):
@@ -106,7 +107,7 @@ def _sharded(folder: Path, index: Path) -> dict[str, Stored]:
     tensors: dict[str, Stored] = {}
     for name in sorted(set(placed.values())):
         # Only plain names: an index must not reach out of its folder. (The Hub's cache links its files; that is fine.)
-        if name in ("", ".", "..") or PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
+        if not is_plain(name):
             raise ValueError(f"{index}: points at {shown(name)}, outside of its folder; nothing of it was read. "
                              "Do not use this model")
         if not (folder / name).is_file():
@@ -166,13 +167,28 @@ def _json(path: Path) -> dict:
     return value
 
 
-def _plain(value: object) -> object:
-    """What JSON can say of a value; anything else is left out."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else None
+def is_plain(name: str) -> bool:
+    """Whether this is the name of a file, and of nothing outside of its folder, on any system."""
+    return name not in ("", ".", "..") and PurePosixPath(name).name == name == PureWindowsPath(name).name
+
+
+def _plain(path: Path, value: object) -> object:
+    """What JSON can say of a value; anything else is left out. ValueError where it says more than anyone reads: a value
+    may be in itself many times over, and be short only in the file."""
+    left = _VALUES
+
+    def plain(value: object) -> object:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"{path}: its `epoch` or `args` hold more than {_VALUES:,} values; no training writes "
+                             "that. Do not use it")
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items() if isinstance(key, str | int | float | bool | None)}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return value if isinstance(value, str | int | float | bool | None) else None
+    return plain(value)
 
 
 def _some(names, count: int = 10) -> str:

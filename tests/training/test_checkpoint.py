@@ -10,7 +10,7 @@ import yaml
 from safetensors import safe_open
 
 from tests.training import toys
-from training import checkpoint, names, published, stored
+from training import checkpoint, names, published, safefile, stored
 from training.fill import fill
 from training.m2ugen import M2UGen
 
@@ -225,6 +225,53 @@ def test_a_killed_save_leaves_the_old_folder_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".tmp-")] == ["x"]
 
 
+def test_trained_rows_keep_their_numbers_on_a_base_of_another_dtype(tmp_path):
+    made, llama = on_llama(), llama_folder(tmp_path / "llama")
+    tensors, table = {name: one.load() for name, one in ours(made, toys.M2UGEN).items()}, "llama.lm_head.weight"
+    tensors[table] = tensors[table].float()
+    tensors[table][40:] += 1e-4
+    tensors[table][41, 0] = 70000.  # beyond float16
+    checkpoint.save(tmp_path / "x", toys.M2UGEN, tensors, base=BASE)
+    back = checkpoint.load(tmp_path / "x", llama).tensors
+    assert back[table].dtype == torch.float32 and torch.equal(back[table].load(), tensors[table])
+    assert back["llama.model.embed_tokens.weight"].dtype == torch.float16
+
+
+@pytest.mark.parametrize("base", [None, BASE], ids=["whole", "on a base"])
+def test_inspect_reads_the_gates_and_not_the_card(tmp_path, base):
+    folder = tmp_path / "x"
+    checkpoint.save(folder, toys.M2UGEN, ours(on_llama(), toys.M2UGEN), base=base, notes="Stage 3.")
+    (folder / "README.md").unlink()
+    assert "No modality's gates are all zero" in checkpoint.inspect(folder) and "Stage 3." in checkpoint.inspect(folder)
+    held, _ = safefile.read(str(folder / "prefix.safetensors"))
+    safefile.write(str(folder / "prefix.safetensors"), {name: stored.in_memory(
+        "x", torch.zeros(one.shape) if "gates" in name else one.load()) for name, one in held.items()})
+    assert "The gates are zero for audio, image, video:" in checkpoint.inspect(folder)
+
+
+def test_a_partial_mullama_says_what_it_stands_on(tmp_path):
+    kept = {"gates", "prefix", "audio adapter"}
+    whole = toys.checkpoint(toys.MULLAMA)
+    source = written(tmp_path / "mu.pth", {name: one for name, one in whole.items() if published.group(name) in kept})
+    with pytest.raises(ValueError, match=r"ours: the LLaMA below this mullama is neither .*\(--llama\).*\(--base\)"):
+        checkpoint.convert(source, tmp_path / "ours", config=toys.MULLAMA)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_what_a_base_leaves_out_is_told_and_another_llama_refused(tmp_path):
+    source = written(tmp_path / "c.pth", {**on_llama(), **toys.encoders()})
+    told = checkpoint.convert(source, tmp_path / "one", base=BASE, llama=llama_folder(tmp_path / "llama"))
+    last = told.splitlines()[-1]
+    assert last.startswith(f"stands on {BASE['id']} at {BASE['revision']}; left out: its own LLaMA (")
+    assert last.endswith("audio encoder, image encoder, music decoder, video encoder")
+    other = {**on_llama()}
+    other["llama.layers.7.feed_forward.w2.weight"] = other["llama.layers.7.feed_forward.w2.weight"] + 1
+    with pytest.raises(ValueError, match=r"d\.pth: brings a LLaMA of its own, and .*llama is another \(first in llama\."
+                                         r"model\.layers\.7\.mlp\.down_proj"):
+        checkpoint.convert(written(tmp_path / "d.pth", other), tmp_path / "two", base=BASE, llama=tmp_path / "llama")
+    assert not (tmp_path / "two").exists()
+
+
 def test_what_is_not_the_model_s_is_not_saved(tmp_path):
     tensors = ours(toys.checkpoint(toys.M2UGEN), toys.M2UGEN)
     with pytest.raises(ValueError, match=r"x: tensors do not fit\. 1 missing: prefix\.query\."):
@@ -250,6 +297,19 @@ def test_a_saved_folder_with_something_wrong(tmp_path):
     refused(r"config\.json: not a model's config", model={"dim": 3})
     refused(r"config\.json: not a model that was saved here", m2ugen_format=2)
     refused(r"config\.json: not a model's config|config\.json: ", model=[1])
+    model = good["model"]
+    for told, change in {"heads is 0": {"heads": 0}, "at least one modality": {"modalities": []},
+                         "layers is 20.0": {"layers": 20.0}, "1000000 layers .* but 20": {"layers": 1000000},
+                         "5000 of the projector": {"projector": {**model["projector"], "layers": 5000}},
+                         "dim is 1099511627776": {"dim": 2 ** 40}, "none of our models": {"name": ["m2ugen"]},
+                         "'smell' is unknown": {"modalities": [{"name": "smell", "tokens": 1, "width": 1}]},
+                         "do not share its width": {"projector": {**model["projector"], "width": 6}}}.items():
+        refused(rf"config\.json: .*{told}", model={**model, **change})
+    for name in ("..", ".", "", "a/b", "a\\b"):
+        refused(r"config\.json: points at .* outside of its folder", files={name: [1, 1]})
+    refused(r"config\.json: its base is not", base="x")
+    refused(r"config\.json: its encoders is not", encoders=[1])
+    refused(r"config\.json: its files is not", files=[1])
     fewer = {name: one for name, one in good["files"].items() if "lora" not in name}
     refused(r"do not fit\. .* missing: llama", files=fewer)
     refused("heads|do not fit", model={**good["model"], "layers": 21})
@@ -260,6 +320,13 @@ def test_a_saved_folder_with_something_wrong(tmp_path):
     (folder / "config.json").write_text(json.dumps(good))
     os.truncate(folder / "lora.safetensors", 5000)
     with pytest.raises(ValueError, match=r"lora\.safetensors: no whole safetensors file"):
+        checkpoint.load(folder)
+    held, _ = safefile.read(str(folder / "prefix.safetensors"))
+    safefile.write(str(folder / "prefix.safetensors"), {name: stored.in_memory("x", one.load().to(torch.int8))
+                                                        for name, one in held.items()})
+    checkpoint.save(tmp_path / "y", toys.M2UGEN, ours(made, toys.M2UGEN), base=None)
+    (folder / "lora.safetensors").write_bytes((tmp_path / "y" / "lora.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"prefix\.safetensors: 21 weights are not float16.*torch\.int8"):
         checkpoint.load(folder)
     with pytest.raises(FileNotFoundError):
         checkpoint.load(tmp_path / "nowhere")

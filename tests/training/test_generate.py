@@ -143,11 +143,38 @@ def test_training_state_comes_back_and_checkpointing_does_no_harm() -> None:
     assert model.prefix._remembered is None
 
 
+def test_each_module_s_own_training_flag_comes_back() -> None:
+    """A trainer may keep a frozen part in eval."""
+    model = tiny.model().train()
+    model.llama.eval()
+    model.llama.model.layers[2].train()
+    flags = {name: module.training for name, module in model.named_modules()}
+    generate(model, [[5, 6]], temperature=0, max_new=1)
+    assert {name: module.training for name, module in model.named_modules()} == flags
+    assert len(set(flags.values())) == 2
+    with pytest.raises(ValueError, match="adapter"):
+        generate(model, [[5, 6]], {"smell": torch.zeros(1, 2, 3)}, temperature=0, max_new=1)
+    assert {name: module.training for name, module in model.named_modules()} == flags
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-40, 1e-60, 5e-324])
+def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
+    """Divided by it, float32 logits would be infinite, and noise would choose among the infinite ones."""
+    model = tiny.model()
+    greedy = generate(model, PROMPTS, temperature=0, max_new=8, eos=())
+    for top_p in (1.0, 0.8):
+        cold = generate(model, PROMPTS, seeds=SEEDS, temperature=temperature, top_p=top_p, max_new=8, eos=())
+        assert [one.tokens for one in cold] == [one.tokens for one in greedy]
+
+
 def test_bad_settings_are_errors() -> None:
     model = tiny.model()
     for wrong, said in (({"prompts": [[]]}, "prompt 0 is empty"), ({"prompts": []}, "at least one"),
                         ({"seeds": None}, "seed"), ({"seeds": [1, 2]}, "seed"), ({"top_p": 0}, "top-p"),
-                        ({"temperature": -1}, "temperature"), ({"max_new": 0}, "at least"), ({"stops": [[]]}, "stop")):
+                        ({"temperature": -1}, "temperature"), ({"temperature": math.nan}, "temperature"),
+                        ({"temperature": math.inf}, "temperature"), ({"prompts": [[5, 68]]}, "prompt 0 is not of"),
+                        ({"prompts": [[-1, 5]]}, "prompt 0 is not of"), ({"prompts": [[5.0]]}, "prompt 0 is not of"),
+                        ({"max_new": 0}, "at least"), ({"stops": [[]]}, "stop")):
         with pytest.raises(ValueError, match=said):
             generate(model, **{"prompts": [[5, 6]], "seeds": [1], **wrong})
     with torch.no_grad():

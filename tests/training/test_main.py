@@ -61,6 +61,17 @@ def test_a_base_is_named_with_its_revision(published, tmp_path, capsys):
     assert ended.value.code == 2 and "@REVISION" in capsys.readouterr().err
     assert main(["convert", published, str(tmp_path / "ours"), "--base", "meta-llama/Llama-2-7b@abc"]) == 0
     assert not list((tmp_path / "ours").glob("base-*"))
+    assert "stands on meta-llama/Llama-2-7b at abc; left out: its own LLaMA (181 tensors)" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "ours")]) == 0  # without the LLaMA, which is not here
+    assert "No modality's gates are all zero" in capsys.readouterr().out
+
+
+def test_a_mullama_without_any_llama_is_not_converted(tmp_path, capsys):
+    part = {name: one for name, one in toys.checkpoint(toys.MULLAMA).items()
+            if not name.startswith("llama.") or name.endswith("gate")}
+    torch.save({"model": part}, tmp_path / "mu.pth")
+    assert main(["convert", str(tmp_path / "mu.pth"), str(tmp_path / "ours")]) == 2
+    assert "--llama" in capsys.readouterr().err and not (tmp_path / "ours").exists()
 
 
 def test_help_is_quick():

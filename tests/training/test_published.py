@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.training import toys
-from training import names, published
+from training import names, published, stored
 from training.sizes import shapes
 from training.weights import Weights, open_weights
 
@@ -129,13 +129,42 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path):
             opened(tmp_path, {**made, name: torch.ones(())})
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.complex64, torch.float64, torch.float8_e4m3fn,
-                                   torch.bool])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.complex64, torch.float64, torch.bool,
+                                   torch.float8_e4m3fn])
 def test_weights_are_floats(tmp_path, dtype):
     made = toys.checkpoint(toys.M2UGEN)
     made["mu_mert_proj.weight"] = made["mu_mert_proj.weight"].to(dtype)
     with pytest.raises(ValueError, match=rf"1 weights are not float16.*mu_mert_proj\.weight \({dtype}\)\. Convert"):
-        opened(tmp_path, made)
+        opened(tmp_path, made, form="safetensors")
+
+
+@pytest.mark.parametrize(("name", "tensor", "told"), [
+    ("output_projector.fc.weight", torch.ones(6, 16), "4 heads do not share its width of 6"),
+    ("output_projector.fc.weight", torch.ones(2 ** 40, 0), "width is 1099511627776"),
+    ("output_projector.model.weight", torch.ones(0, 8), "out is 0"),
+    ("llama.layers.19.attention.lora_wq_l1.weight", torch.ones(0, 16), "lora_rank is 0"),
+    ("mu_mert_agg.weight", torch.ones(1, 0, 1), "tokens is 0")])
+def test_sizes_that_no_model_has(tmp_path, name, tensor, told):
+    with pytest.raises(ValueError, match=rf"checkpoint\.pth: its shapes make no 'm2ugen' \(.*{told}"):
+        opened(tmp_path, {**toys.checkpoint(toys.M2UGEN), name: tensor})
+
+
+def test_one_stray_tensor_is_no_encoder(tmp_path):
+    made = {**toys.checkpoint(toys.M2UGEN), "mert_model.a": torch.ones(2), "vit_model.a": torch.ones(2),
+            "vit_model.b": torch.ones(2)}
+    assert "not in it: audio encoder, video encoder\n" in published.describe(opened(tmp_path, made))
+
+
+def test_opening_reads_no_tensor(tmp_path, monkeypatch):
+    path = write(tmp_path / "x.pth", toys.checkpoint(toys.M2UGEN))
+
+    def read(*_):
+        raise OSError("a tensor was read")
+    monkeypatch.setattr(stored, "_read", read)
+    found = published.open_checkpoint(path)
+    assert found.config == toys.M2UGEN
+    with pytest.raises(OSError, match="a tensor was read"):
+        published.describe(found)
 
 
 def test_vocabularies_are_not_mixed_up(tmp_path):

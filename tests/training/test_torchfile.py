@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -104,6 +105,9 @@ def test_what_the_process_trusts_otherwise_is_not_trusted_here(tmp_path):
         with pytest.raises(ValueError, match=r"posixpath\.join"):
             open_weights(path)
         assert os.path.join in torch.serialization.get_safe_globals()
+    with torch.serialization.safe_globals([argparse.Namespace]):  # trusted before: and after, too
+        open_weights(save(tmp_path / "y.pth", {"model": {"w": torch.ones(1)}, "args": argparse.Namespace(a=1)}, True))
+        assert argparse.Namespace in torch.serialization.get_safe_globals()
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
 
 
@@ -153,6 +157,67 @@ def test_values_within_themselves_are_refused(tmp_path, zipped):
     within.append(within)
     with pytest.raises(ValueError, match=r"x\.pth: a torch file with values in one another without end"):
         open_weights(save(tmp_path / "x.pth", {"model": {"w": torch.ones(2)}, "optimizer": within}, zipped))
+
+
+def pickled(path: Path, data: bytes) -> Path:
+    """A file as torch.save makes it, around a pickle made by hand."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, held in (("data.pkl", data), ("byteorder", b"little"), ("version", b"3\n"), ("data/0", b"\0" * 16)):
+            archive.writestr(f"archive/{name}", held)
+    return path
+
+
+PEAK = """
+import re, sys
+from training.weights import open_weights
+try:
+    open_weights(sys.argv[1])
+except ValueError as error:
+    print(error)
+print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) // 1024)
+"""
+
+
+@pytest.mark.parametrize("name", ["builtins\nbytearray", "torch\nTensor", "torch\nFloatTensor",
+                                  "torch.storage\nUntypedStorage", "torch.storage\nTypedStorage"])
+def test_nothing_is_allocated_because_a_file_asks_for_it(tmp_path, name):
+    size = b"\x8a\x05" + (3 << 28).to_bytes(5, "little")
+    path = pickled(tmp_path / "x.pth", b"\x80\x02c" + name.encode() + b"\n" + size + b"\x85R.")
+    assert path.stat().st_size < 700
+    if name == "builtins\nbytearray":
+        done = subprocess.run([sys.executable, "-c", PEAK, path], cwd=Path(__file__).resolve().parents[2], text=True,
+                              capture_output=True, check=True)
+        told, peak = done.stdout.splitlines()
+        assert "asks for 'builtins.bytearray' to be run" in told and int(peak) < 600
+    with pytest.raises(ValueError, match=rf"x\.pth: asks for '{name.replace(chr(10), '[.]')}' to be run"):
+        open_weights(path)
+
+
+@both
+def test_lists_of_lists_twice_over_are_read_once(tmp_path, zipped):
+    laugh = [1]
+    for _ in range(60):
+        laugh = [laugh, laugh]
+    value = {"model": {"w": torch.ones(2)}, "optimizer": laugh}
+    assert list(open_weights(save(tmp_path / "x.pth", value, zipped)).tensors) == ["w"]
+    read = torchfile.read(str(tmp_path / "x.pth"))["optimizer"]
+    assert read[0] is read[1]
+    for key in ("args", "epoch"):
+        with pytest.raises(ValueError, match=r"x\.pth: its `epoch` or `args` hold more than 100,000 values"):
+            open_weights(save(tmp_path / "x.pth", {"model": {"w": torch.ones(2)}, key: laugh}, zipped))
+
+
+def test_a_key_that_takes_for_ever_to_hash_is_refused(tmp_path):
+    twice = b"".join(b"h" + bytes([n]) + b"\x86q" + bytes([n + 1]) for n in range(60))
+    path = pickled(tmp_path / "x.pth", b"\x80\x02}K\x01\x85q\x00" + twice + b"K\x01s.")
+    with pytest.raises(ValueError, match=r"x\.pth: .*tuples in one another without end"):
+        open_weights(path)
+
+
+def test_a_sparse_tensor_leaves_nothing_behind_in_torch(tmp_path):
+    with pytest.raises(ValueError, match="_rebuild_sparse_tensor"):
+        open_weights(save(tmp_path / "x.pth", {"w": torch.eye(4).to_sparse()}, True))
+    assert torch.load(save(tmp_path / "y.pth", {"w": torch.ones(2)}, True))["w"].tolist() == [1, 1]
 
 
 def test_expanded_and_sparse_tensors_are_refused(tmp_path):

@@ -20,7 +20,9 @@ MULLAMA = Config(
     name="mullama", dim=16, layers=22, heads=2, feed_forward=24, vocabulary=48, audio_tokens=0,
     modalities=(Modality("audio", 25, 12),), adapter_ratio=4, prefix_rows=20, prefix_layout=SUMMED, projector=None,
     music_decoder=None, lora_rank=4)
-LAYOUTS = {"ranges": M2UGEN, "summed": M2UGEN_SUMMED, "audioldm2": M2UGEN_AUDIOLDM2, "mullama": MULLAMA}
+LAYOUTS = {"ranges": M2UGEN, "summed": M2UGEN_SUMMED, "audioldm2": M2UGEN_AUDIOLDM2,
+           "summed audioldm2": replace(M2UGEN_SUMMED, projector=M2UGEN_AUDIOLDM2.projector, music_decoder="audioldm2"),
+           "mullama": MULLAMA}
 
 
 def checkpoint(config: Config, seed: int = 0) -> dict[str, Tensor]:
