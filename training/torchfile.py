@@ -42,7 +42,7 @@ from training.stored import Stored
 
 # What the unpickler may raise on bytes that are no sound pickle: any opcode can fail in its own way.
 _BROKEN = (UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError,
-           ArithmeticError, MemoryError, NotImplementedError, struct.error)
+           ArithmeticError, MemoryError, struct.error)
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of torch's magic number
 _SAFE = {"collections.OrderedDict", "torch.Size", "torch.device", "argparse.Namespace", "torch._utils._rebuild_tensor",
          "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3", "torch._utils._rebuild_parameter"}
