@@ -7,6 +7,12 @@ SOURCE ?= sample
 OUT ?= data
 DATASETS ?= mucaps,muedit,muimage,muvideo,musicqa
 CAPTIONS ?= measured
+MULLAMA ?=
+LLAMA ?=
+MERT ?=
+BLIP ?=
+VIDEO ?=
+LLM ?=
 SEED ?= 0
 MEDIA ?=
 SEGMENTS ?=
@@ -18,7 +24,7 @@ WORKERS ?=
 ARGS ?=
 TORCH_INDEX ?=
 
-.PHONY: help setup datasets status ledger test lint bench bench-model lock clean
+.PHONY: help setup datasets status ledger test lint bench bench-model bench-captions lavis-env lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -35,12 +41,14 @@ setup: .venv/ready  ## the environment, in .venv (TORCH_INDEX=URL chooses torch'
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-datasets: setup  ## make the datasets: SOURCE= OUT= LIMIT= DATASETS= WORKERS= RUNNER= ARGS= ... (README.md)
+datasets: setup  ## make the datasets: SOURCE= OUT= LIMIT= DATASETS= CAPTIONS= WORKERS= ARGS= ... (README.md)
 	$(strip $(PY) -m pipelines build --source "$(SOURCE)" --out "$(OUT)" --datasets "$(DATASETS)" \
 		--captions "$(CAPTIONS)" --seed "$(SEED)" $(if $(MEDIA),--media "$(MEDIA)") \
 		$(if $(SEGMENTS),--segments "$(SEGMENTS)") $(if $(ONTOLOGY),--ontology "$(ONTOLOGY)") \
 		$(if $(URL),--url "$(URL)") $(if $(RUNNER),--runner "$(RUNNER)") \
-		$(if $(LIMIT),--limit "$(LIMIT)") $(if $(WORKERS),--workers "$(WORKERS)") $(ARGS))
+		$(if $(LIMIT),--limit "$(LIMIT)") $(if $(WORKERS),--workers "$(WORKERS)") \
+		$(if $(MULLAMA),--mullama "$(MULLAMA)") $(if $(LLAMA),--llama "$(LLAMA)") $(if $(MERT),--mert "$(MERT)") \
+		$(if $(BLIP),--blip "$(BLIP)") $(if $(VIDEO),--video "$(VIDEO)") $(if $(LLM),--llm "$(LLM)") $(ARGS))
 
 status: setup  ## of a build in flight or ended: OUT=
 	$(PY) -m pipelines status "$(OUT)"
@@ -61,6 +69,17 @@ bench: setup  ## speed and memory, to benchmarks/*.json
 
 bench-model: setup  ## the models' speed and memory, to benchmarks/model-*.json; ARGS="--size 7b --device cuda"
 	$(PY) benchmarks/model.py $(ARGS)
+
+bench-captions: setup  ## captions and instructions by models, together and one by one; ARGS="--size 7b --device cuda"
+	$(PY) benchmarks/captions.py $(ARGS)
+
+lavis-env:  ## LAVIS's own environment, in .lavis, for BLIP by LAVIS (PYTHON=python3.11; TORCH_INDEX=URL as for setup)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Python 3.11 is needed, the last with LAVIS's libraries; name it: make lavis-env PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .lavis
+	.lavis/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt torchvision \
+		$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	.lavis/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-lavis.txt -c requirements-torch.txt
 
 lock: setup  ## resolve setup.py anew into requirements.txt
 	$(PY) -m pip install --quiet uv

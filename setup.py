@@ -9,8 +9,10 @@ setup(
     package_data={"manifests": ["heldout.bin"]},
     python_requires=">=3.11",
     install_requires=[
+        "accelerate",             # transformers needs it to load quantised weights
         "apache-beam>=2.77,<3",
         "av>=18,<19",
+        "bitsandbytes>=0.50,<0.51",  # weights in four and eight bits
         "datasets>=5.2,<6",
         "deno>=2.3",              # the JavaScript runtime that yt-dlp needs for YouTube
         "fsspec",
@@ -27,6 +29,7 @@ setup(
         "pyyaml",
         "safetensors",
         "scipy",
+        "sentencepiece<0.2.3",    # later ones need a protobuf that Beam cannot have
         "silero-vad>=6.2.3,<7",
         "soxr",
         "threadpoolctl",

@@ -85,6 +85,7 @@ def pool(out: str, clips: int) -> None:
 
 
 def _chunk(job: tuple[str, list[str]]) -> None:
+    from captioners import agreement
     from manifests import media
     from pipelines import caption, measure, mucaps, sample
     from pipelines.filter import Thresholds, judge
@@ -92,12 +93,14 @@ def _chunk(job: tuple[str, list[str]]) -> None:
     for key in job[1]:
         try:
             clip = media.part(sample.render(key)) | {"id": key, "source_id": key}
-            found = measure.measure(clip) | {"id": key}
+            found = measure.measure(clip)
             judge(found, Thresholds())
-            text = caption.caption(found, 0)
+            text = caption.say({"id": key, "measurement": found}, "music", 0)
         except (Loss, media.MediaError):
             continue
-        rows.append(mucaps.row(clip, found, text))
+        rows.append(mucaps.row({"id": key, "source_id": key, "clip": clip, "caption": text,
+                                "measurement": {name: found[name] for name in mucaps.PARTS["measurement"]},
+                                "check": agreement.check({"caption": text, "measurement": found}, drop=False)}))
     shards.write(job[0], mucaps.features().arrow_schema, rows)
 
 

@@ -35,12 +35,15 @@ class Prompt:
 
 
 class Writer(Protocol):
-    """Answers prompts. Answer i may depend on prompt i, its seed and the writer's version, and on nothing else."""
+    """Answers prompts. Answer i may depend on prompt i, its seed and the writer's version, and on nothing else.
+
+    An exception in the place of an answer: this prompt cannot be answered, with whatever seed.
+    """
 
     name: str
     revision: str
 
-    def __call__(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[str]: ...
+    def __call__(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[str | Exception]: ...
 
 
 class Item(NamedTuple):
@@ -67,19 +70,21 @@ class Conversation:
 
 
 def converse(dataset: str, given: Mapping, writer: Writer, seed: int) -> Conversation:
-    """Write one conversation. Raises Loss("instruction_failed") where no answer held, ValueError on a bad `given`."""
+    """Write one conversation. Raises Loss("instruction_failed") where no answer held, ValueError on a bad `given`, and
+    what the writer has in the place of an answer."""
     found = converse_all([Item(dataset, given, seed)], writer)[0]
-    if isinstance(found, Loss):
+    if isinstance(found, Exception):
         raise found
     return found
 
 
-def converse_all(items: Sequence[Item], writer: Writer) -> list[Conversation | Loss]:
-    """Write many conversations, in batches as large as they come; each is what `converse` would give on its own."""
+def converse_all(items: Sequence[Item], writer: Writer) -> list[Conversation | Exception]:
+    """Write many conversations, in batches as large as they come; each is what `converse` would give on its own, or
+    the exception that it would raise."""
     asked = [(index, side) for index, item in enumerate(items) for side in _sides(item)]
     found: dict[tuple[int, str], object] = {}
-    lost: dict[int, Loss] = {index: Loss("instruction_failed", f"{item.dataset}: {why}")
-                             for index, item in enumerate(items) if (why := _ungrounded(item))}
+    lost: dict[int, Exception] = {index: Loss("instruction_failed", f"{item.dataset}: {why}")
+                                  for index, item in enumerate(items) if (why := _ungrounded(item))}
     asked = [(index, side) for index, side in asked if index not in lost]
     why = {}
     for attempt in range(ATTEMPTS):
@@ -89,12 +94,15 @@ def converse_all(items: Sequence[Item], writer: Writer) -> list[Conversation | L
                        [_seed(items[index].seed, side, attempt) for index, side in asked])
         missed = []
         for (index, side), text in zip(asked, texts, strict=True):
+            if isinstance(text, Exception):
+                lost.setdefault(index, text)
+                continue
             try:
                 found[index, side] = _read(items[index], side, text)
             except answers.Unfit as fault:
                 why[index, side] = str(fault)
                 missed.append((index, side))
-        asked = missed
+        asked = [(index, side) for index, side in missed if index not in lost]
     for index, side in reversed(asked):  # the first side that failed names the loss
         lost[index] = Loss("instruction_failed", f"{items[index].dataset} {side}: {why[index, side]}")
     return [lost[index] if index in lost else
@@ -146,7 +154,7 @@ def _prompt(item, side) -> Prompt:
                   prompts.user(item.dataset, side, item.given), item.given)
 
 
-def _write(writer, asked, seeds) -> list[str]:
+def _write(writer, asked, seeds) -> list[str | Exception]:
     texts = writer(asked, seeds)
     if len(texts) != len(asked):
         raise ValueError(f"the writer {writer.name} gave {len(texts)} answers to {len(asked)} prompts")
@@ -160,6 +168,8 @@ def _seed(seed, side, attempt) -> int:
 
 def _read(item, side, text):
     """An answer as it is stored: a line, four answers, or five (question, answer). Raises Unfit."""
+    if not text.strip():
+        raise answers.Unfit("the writer said nothing")
     if len(text) > _LONGEST_ANSWER:
         raise answers.Unfit(f"{len(text)} letters, over {_LONGEST_ANSWER}")
     if item.dataset != "musicqa":

@@ -67,8 +67,8 @@ def probe(media) -> Probe:
                      container.format.name, len(container.streams))
 
 
-def decode_audio(media, seconds: float | None = None) -> Waveform:
-    """Decode the first audio stream: its first `seconds` are kept, the rest is decoded, counted and dropped.
+def decode_audio(media, seconds: float | None = None, start: float = 0.0) -> Waveform:
+    """Decode the first audio stream: `seconds` from `start` are kept, the rest is decoded, counted and dropped.
 
     Never more than 128 MiB are kept: six minutes of stereo at 44.1 kHz, half a minute of 5.1 at 192 kHz.
 
@@ -78,7 +78,7 @@ def decode_audio(media, seconds: float | None = None) -> Waveform:
         stream = _stream(container, "audio")
         if stream is None:
             raise MediaError("there is no audio stream", missing="audio")
-        kept, counted, limit, rate, layout, resampler, shape = [], 0, 0, 0, None, None, None
+        kept, counted, skip, limit, rate, layout, resampler, shape = [], 0, 0, 0, 0, None, None, None
         for frame in _frames(container, stream):
             if shape != (frame.format.name, frame.layout.name, frame.sample_rate):
                 # A stream may change in mid-course (chained Ogg, broadcast recordings): bring it to its first form.
@@ -86,19 +86,19 @@ def decode_audio(media, seconds: float | None = None) -> Waveform:
                 _check(frame.sample_rate, frame.layout.nb_channels)
                 if resampler is None:
                     rate, layout = frame.sample_rate, frame.layout.name
-                    limit = _MAX_VALUES // frame.layout.nb_channels
+                    skip, limit = round(start * rate), _MAX_VALUES // frame.layout.nb_channels
                     if seconds is not None:
                         limit = min(limit, round(seconds * rate))
                 # Packed, because PyAV reads past the planes of eight and more channels.
                 resampler = av.AudioResampler(format="flt", layout=layout, rate=rate)
             for part in resampler.resample(frame):
-                if counted < limit:
-                    packed = part.to_ndarray().reshape(part.samples, -1)[: limit - counted]
+                if skip < counted + part.samples and counted < skip + limit:
+                    packed = part.to_ndarray().reshape(part.samples, -1)[max(skip - counted, 0):skip + limit - counted]
                     # Floating-point audio may hold anything; one NaN would poison every measurement.
                     kept.append(np.nan_to_num(packed, nan=0.0, posinf=0.0, neginf=0.0))
                 counted += part.samples
-    if not counted:
-        raise MediaError("the audio stream holds no samples")
+    if not kept:
+        raise MediaError("the audio stream holds no samples" if not counted else f"it ends before {start:g} s")
     return Waveform(np.ascontiguousarray(np.concatenate(kept).T, np.float32), rate, counted / rate)
 
 

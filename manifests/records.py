@@ -62,6 +62,7 @@ MEASUREMENT = pa.schema([
 
 CAPTION = pa.schema([
     *_RESULT,
+    ("revision", pa.string()),            # of what it rests on: measurements, or media
     ("caption", pa.string()),
     ("captioner", pa.string()),           # "measured", or the model's id
     ("captioner_revision", pa.string()),

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from captioners import model
 from manifests import records, shards, splits, storage
 from manifests.outcomes import DONE
 from pipelines import (
@@ -23,6 +24,7 @@ from pipelines import (
     report,
     sample,
     stage,
+    trial,
     write,
 )
 from pipelines import filter as filtering
@@ -51,8 +53,13 @@ def build(options: Options) -> dict:
     local = options.runner == "FnApiRunner"
     with (_alone(out), Progress(out, stages, options) as progress, ending.sudden(progress.failed, local),
           stage.lease(out) as token):
+        untried = trial.untried(out, options.models.values())
         if not local:
-            greeting.greet(out, options.pipeline(), options.worker_timeout)
+            greeting.greet(out, options.pipeline(), options.worker_timeout, untried)
+        else:
+            for spec in untried:
+                model.try_out(spec)
+        trial.passed(out, untried)
         truth = storage.join(out, "sample", "truth.json")
         if options.source == "sample":
             storage.write_json(truth, sample.truth(segments))
@@ -65,7 +72,7 @@ def build(options: Options) -> dict:
         work.index["duplicates"] = duplicates.find(out, kept, segments, work.index, split,
                                                    options.thresholds.max_duplicate_error)
         kept = work.done(kept, ("duplicates",))
-        work.follow([stages["caption"]], kept)
+        work.ask([stages["caption"]], caption.rows(work, "caption", kept, clip="fetch", measurement="measure"))
         kept = work.done(kept, ("caption",))
         work.ask([stages["check"]], {key: work.row(key, {"caption": ("caption", key), "measurement": ("measure", key)})
                                      for key in kept})
@@ -97,8 +104,8 @@ def _stages(options: Options) -> dict[str, Stage]:
     """Every stage of this build, in the order of their work."""
     fetched = fetch.stage(options)
     measured = measure.stage(fetched, options.tagger, options.limits)
-    floor = [fetched, measured, filtering.stage(measured, options.thresholds), caption.stage(measured, options.seed),
-             check.stage(options.drop_contradictions)]
+    floor = [fetched, measured, filtering.stage(measured, options.thresholds),
+             caption.stage("caption", "music", options), check.stage(options.drop_contradictions)]
     named = {one.name: one for one in floor}
     named |= {one.name: one for dataset in options.datasets for one in write.DATASETS[dataset].stages(options, named)}
     return {name: one if name == "filter" else replace(one, again=options.retry) for name, one in named.items()}

@@ -32,8 +32,10 @@ def card(out: str, dataset: str, planned: list[Shard], stats: dict) -> str:
              if "edits" in numbers else "")
     rows = ", ".join(f"{split} {numbers['splits'][split]}" for split in split_names)
     rests = f", on {made['descriptions']}" if dataset == "musicqa" and made["descriptions"] else ""
-    instructed = (f"\n- Conversations: by the `{made['instructor']}` writer on the paper's prompts{rests}, checked; "
+    instructed = (f"\n- Conversations: by `{made['captioners']['instruct']}` on the paper's prompts{rests}, checked; "
                   "see `instructor`, `prompt_version`, `instruction_seed`." if "instructions" in numbers else "")
+    seen = "".join(f", of {kind}s by `{made['captioners'][kind]}`" for kind in ("image", "video")
+                   if dataset == f"mu{kind}")
     pairs = ", ".join(f"{name} {value}" for name, value in (made["pairing"] or {}).items()) or "none"
     paired = (f"\n- Pairs: {pairs}; edits of each clip: tempo {made['edits']['tempo']}, pitch {made['edits']['pitch']}."
               if dataset == "muedit" else "")
@@ -50,7 +52,7 @@ def card(out: str, dataset: str, planned: list[Shard], stats: dict) -> str:
 ## How it was made
 
 - Clips: {_SOURCES.get(made['source'], made['source'])}.
-- Captions: by the `{made['captions']}` captioner (pictures too), with seed {made['seed']}.{instructed}{paired}
+- Captions: of music by `{made['captioners']['music']}`{seen}, with seed {made['seed']}.{instructed}{paired}
 - Captions of music that contradict the measurements, of those that speak of it: {judged}.
 - Kept: {thresholds}{f", tagger {made['tagger'][0]} at {made['tagger'][1]}" if made['tagger'] else ""}.
 - Versions of the stages: {", ".join(f"{name} {tag}" for name, tag in made['stages'].items() if name in used)}.

@@ -1,4 +1,4 @@
-"""frame: one picture of each clip, and its caption."""
+"""frame: one picture of each clip."""
 import hashlib
 import io
 import random
@@ -10,7 +10,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
-from captioners import looks, seen
+from captioners import looks
 from manifests import media, picture, records
 from manifests.outcomes import Loss
 from pipelines import sandbox
@@ -34,20 +34,6 @@ def stage(fetch: "Stage", limits: sandbox.Limits) -> "Stage":
     return Stage("frame", tag(VERSION, parameters, fetch), records.FRAME,
                  partial(sandbox.call, frame, limits=limits, prepare=looks.prepare), reads=fetch,
                  columns=("id", "video"), cost=0.1)
-
-
-def image_stage(frame: "Stage", seed: int) -> "Stage":
-    """Captions of the pictures."""
-    from pipelines.stage import Stage, tag
-    parameters = {"captioner": seen.NAME, "seed": seed}
-    return Stage("image-caption", tag(seen.VERSION, parameters, frame), records.CAPTION,
-                 partial(caption, seed=seed), reads=frame, columns=("id", *looks.PICTURE), cost=0.0005)
-
-
-def caption(row: dict, seed: int) -> dict:
-    """Fields of records.CAPTION of a row of records.FRAME."""
-    from pipelines.caption import key_seed
-    return seen.caption(row, key_seed(row["id"], seed), "image")
 
 
 def frame(clip: dict) -> dict:

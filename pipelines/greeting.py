@@ -9,6 +9,7 @@ import platform
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import apache_beam as beam
@@ -18,6 +19,9 @@ import captioners
 import manifests
 import pairing
 import pipelines
+import training
+from captioners import model
+from captioners.model import Spec
 from manifests import storage
 
 _NEEDED = ("av", "datasets", "fsspec", "numpy", "onnxruntime", "pyarrow", "pyloudnorm", "scipy", "silero_vad", "soxr",
@@ -25,10 +29,12 @@ _NEEDED = ("av", "datasets", "fsspec", "numpy", "onnxruntime", "pyarrow", "pylou
 _LOOK = 0.2  # s
 
 
-def greet(out: str, pipeline: beam.Pipeline, timeout: float) -> None:
-    """Run a job that answers through OUT; RuntimeError says what is wrong, after `timeout` seconds at the latest."""
+def greet(out: str, pipeline: beam.Pipeline, timeout: float, models: Sequence[Spec] = ()) -> None:
+    """Run a job that answers through OUT, and loads `models` there; RuntimeError says what is wrong, after `timeout`
+    seconds at the latest.
+    """
     url = storage.join(out, "stages", f"{storage.TEMPORARY}greeting-{uuid.uuid4().hex}.json")
-    _ = pipeline | "greeting" >> beam.Create([url]) | "answer" >> beam.Map(_answer, code=_code())
+    _ = pipeline | "greeting" >> beam.Create([url]) | "answer" >> beam.Map(_answer, code=_code(), models=models)
     ended: list[Exception | None] = []
     job: list[PipelineResult] = []
 
@@ -66,7 +72,7 @@ def greet(out: str, pipeline: beam.Pipeline, timeout: float) -> None:
         raise RuntimeError(f"the workers could not run a first job: {ended[0]}") from ended[0]
 
 
-def _answer(url: str, code: str) -> None:
+def _answer(url: str, code: str, models: Sequence[Spec]) -> None:
     """On the worker: say what is wrong there."""
     absent = []
     for name in _NEEDED:
@@ -79,13 +85,19 @@ def _answer(url: str, code: str) -> None:
         wrong = f"a package is missing: {', '.join(absent)}; install this distribution and all that it requires there"
     elif _code() != code:
         wrong = "it has another version of this distribution than the machine that starts the build; install the same"
+    else:
+        try:
+            for spec in models:
+                model.try_out(spec)
+        except ValueError as error:
+            wrong = str(error)
     storage.write_json(url, {"worker": platform.node(), "wrong": wrong})
 
 
 def _code() -> str:
     """A hash of this distribution's source."""
     found = hashlib.sha256()
-    for package in (captioners, manifests, pairing, pipelines):
+    for package in (captioners, manifests, pairing, pipelines, training):
         root = Path(package.__file__).parent
         for path in sorted(root.rglob("*.py")):
             found.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())

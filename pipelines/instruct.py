@@ -2,10 +2,13 @@
 from collections.abc import Mapping
 from functools import partial
 
-from captioners import instructions, template
+from captioners import device, model, template
+from captioners.instructions import Item
+from captioners.model import Spec
 from manifests import prompts, records
-from pipelines.caption import key_seed
-from pipelines.stage import Stage, tag
+from pipelines.caption import held, key_seed
+from pipelines.options import Options
+from pipelines.stage import Batch, Stage, tag
 
 VERSION = 1
 # By how little two clips may differ in what is nobody's wish to change, about what a listener tells apart:
@@ -16,26 +19,40 @@ _ALIKE = {"tempo": ("tempo", 0, 0.02), "brightness": ("centroid", 0, 0.1), "loud
 _FIELDS = ("key", "mode", *(field for field, _, _ in _ALIKE.values()))
 
 
-def stage(dataset: str, seed: int, captions: tuple[str, ...], measured: tuple[str, ...] = ()) -> Stage:
+def stage(dataset: str, options: Options, captions: tuple[str, ...], measured: tuple[str, ...] = ()) -> Stage:
     """`captions`: parts of its rows, by the names that `captioners.instructions` gives them. `measured`: of MUEdit, the
     parts that hold the source's and the target's measurements.
     """
-    parameters = {"dataset": dataset, "writer": template.NAME, "writer_revision": template.VERSION, "seed": seed,
-                  "prompts": prompts.VERSION}
-    return Stage(f"instruct-{dataset}", tag(VERSION, parameters), records.INSTRUCTION,
-                 partial(instruct, dataset=dataset, captions=captions, measured=measured, seed=seed),
-                 parts=dict.fromkeys(captions, ("caption",)) | dict.fromkeys(measured, _FIELDS), cost=0.003)
+    spec = options.models.get("instruct")
+    writer = {"writer": template.NAME, "writer_revision": template.VERSION} if spec is None else spec.version()
+    told = dict.fromkeys(captions, ("caption",))
+    # All of a shard's prompts go to the writer at once, which knows best what to put together.
+    most, least, processes = (512, 4, 0) if spec is None else (512, 64, device.there())
+    return Stage(f"instruct-{dataset}", tag(VERSION, writer | {"dataset": dataset, "seed": options.seed,
+                                                               "prompts": prompts.VERSION}), records.INSTRUCTION,
+                 partial(item, dataset=dataset, captions=captions, measured=measured, seed=options.seed),
+                 parts=told | dict.fromkeys(measured, _FIELDS),
+                 batch=Batch(partial(ask, spec=spec), most, _length, told), cost=0.003 if spec is None else 5.0,
+                 least=least, most=most, processes=processes)
 
 
-def instruct(row: dict, dataset: str, captions: tuple[str, ...], measured: tuple[str, ...], seed: int) -> dict:
-    """Fields of records.INSTRUCTION. Raises Loss("instruction_failed") where no answer passes its checks."""
+def item(row: dict, dataset: str, captions: tuple[str, ...], measured: tuple[str, ...], seed: int) -> dict:
+    """Fields of captioners.instructions.Item."""
     given = {name: row[name]["caption"] for name in captions if row[name] is not None} | row.get("given", {})
     if measured:
         given["same"] = same(*(row[name] for name in measured))
-    own = key_seed(f"{dataset} {row['id']}", seed)  # or a clip's image and video would be spoken of in the same words
-    found = instructions.converse(dataset, given, template.Template(), own)
-    return {"conversation": found.turns, "instructor": found.writer, "instructor_revision": found.revision,
-            "prompt_version": found.prompt_version, "instruction_seed": own}
+    # Or a clip's image and video would be spoken of in the same words.
+    return {"dataset": dataset, "given": given, "seed": key_seed(f"{dataset} {row['id']}", seed)}
+
+
+def ask(items: list[dict], spec: Spec | None) -> list[dict | Exception]:
+    """Fields of records.INSTRUCTION for each; Loss("instruction_failed") where no answer passes its checks."""
+    writer = template.Template() if spec is None else held(spec)
+    return model.conversations(writer, [Item(**one) for one in items])
+
+
+def _length(row: Mapping) -> int:
+    return sum(len(part["caption"]) for part in row.values() if isinstance(part, dict) and "caption" in part)
 
 
 def same(one: Mapping, other: Mapping) -> list[str]:

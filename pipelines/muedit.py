@@ -51,9 +51,9 @@ class _Try:
 
 def stages(options: Options, floor: Mapping[str, Stage]) -> list[Stage]:
     edited = edit.stage(options.limits)
-    return [edited, caption.stage(edited, options.seed, "edit-caption"),
+    return [edited, caption.stage("edit-caption", "music", options),
             check.stage(options.drop_contradictions, "edit-check"),
-            instruct.stage(NAME, options.seed, ("source", "target"), ("measurement", "target_measurement"))]
+            instruct.stage(NAME, options, ("source", "target"), ("measurement", "target_measurement"))]
 
 
 def lines(work: Work, keys: list[str]) -> Iterator[Line]:
@@ -65,10 +65,13 @@ def lines(work: Work, keys: list[str]) -> Iterator[Line]:
         yield Line(key, key, None, "no_pair", why)
 
     derived = [one for key in good for one in _derived(key, work.options)]
-    work.ask([work.stages["edit"], work.stages["edit-caption"]],
+    work.ask([work.stages["edit"]],
              {one.id: work.row(one.id, {"clip": ("fetch", one.clip), "measurement": ("measure", one.clip)},
                                edit=one.edit, amount=one.amount) for one in derived})
-    made = work.done([one.id for one in derived], _EDITED[:2])
+    made = work.done([one.id for one in derived], ("edit",))
+    work.ask([work.stages["edit-caption"]],
+             caption.rows(work, "edit-caption", made, clip="edit", measurement="edit"))
+    made = work.done(made, _EDITED[:2])
     work.ask([work.stages["edit-check"]],
              {key: work.row(key, {"caption": ("edit-caption", key), "measurement": ("edit", key)}) for key in made})
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from datasets import Audio, Features, Image, Value
 
-from pipelines import columns, frame, instruct
+from pipelines import caption, columns, frame, instruct
 from pipelines.lines import Line
 from pipelines.options import Options
 from pipelines.stage import Stage
@@ -26,13 +26,14 @@ PARTS = {"clip": columns.AUDIO, "frame": ("image", "image_format", "frame_time",
 
 def stages(options: Options, floor: Mapping[str, Stage]) -> list[Stage]:
     frames = frame.stage(floor["fetch"], options.limits)
-    return [frames, frame.image_stage(frames, options.seed), instruct.stage(NAME, options.seed, ("music", "image"))]
+    return [frames, caption.stage("image-caption", "image", options), instruct.stage(NAME, options, ("music", "image"))]
 
 
 def lines(work: Work, keys: list[str]) -> Iterator[Line]:
     frames, captions, instructions = (work.stages[name] for name in STAGES)
     good = work.done(keys, CLIP)
-    work.follow([frames, captions], good)
+    work.follow([frames], good)
+    work.ask([captions], caption.rows(work, "image-caption", work.done(good, ("frame",)), frame="frame"))
     seen = work.done(good, STAGES[:2])
     work.ask([instructions], {key: work.row(key, {"music": ("caption", key), "image": ("image-caption", key)})
                               for key in seen})

@@ -25,7 +25,7 @@ PARTS = {"clip": columns.AUDIO, "measurement": ("duration",), "caption": columns
 
 
 def stages(options: Options, floor: Mapping[str, Stage]) -> list[Stage]:
-    return [instruct.stage(NAME, options.seed, ("music",))]
+    return [instruct.stage(NAME, options, ("music",))]
 
 
 def lines(work: Work, keys: list[str]) -> Iterator[Line]:

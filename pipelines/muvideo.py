@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from datasets import Audio, Features, List, Value, Video
 
-from pipelines import columns, instruct, video
+from pipelines import caption, columns, instruct, video
 from pipelines.lines import Line
 from pipelines.options import Options
 from pipelines.stage import Stage
@@ -27,13 +27,14 @@ PARTS = {"clip": (*columns.AUDIO, "video", "video_format"), "video": ("video", "
 
 def stages(options: Options, floor: Mapping[str, Stage]) -> list[Stage]:
     videos = video.stage(floor["fetch"], options.limits)
-    return [videos, video.video_stage(videos, options.seed), instruct.stage(NAME, options.seed, ("music", "video"))]
+    return [videos, caption.stage("video-caption", "video", options), instruct.stage(NAME, options, ("music", "video"))]
 
 
 def lines(work: Work, keys: list[str]) -> Iterator[Line]:
     videos, captions, instructions = (work.stages[name] for name in STAGES)
     good = work.done(keys, CLIP)
-    work.follow([videos, captions], good)
+    work.follow([videos], good)
+    work.ask([captions], caption.rows(work, "video-caption", work.done(good, ("video",)), film="video", clip="fetch"))
     seen = work.done(good, STAGES[:2])
     work.ask([instructions], {key: work.row(key, {"music": ("caption", key), "video": ("video-caption", key)})
                               for key in seen})

@@ -1,9 +1,11 @@
 """What a build can be asked for: the command line, checked once, here."""
 import argparse
+import math
 import os
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import apache_beam as beam
@@ -11,6 +13,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
+from captioners import arguments
+from captioners.model import Spec
 from manifests import outcomes, splits, storage, tags
 from manifests.audioset import EXCLUDED
 from manifests.official import official
@@ -25,6 +29,9 @@ _ASSIGNMENT = {"sample": "shared", "folder": "shared", "audioset": "disjoint"}
 _RETRIED = tuple(reason for reason in outcomes.PERMANENT
                  if reason not in ("duplicate", "silent", "too_quiet", "clipped", "speech", "not_music",
                                     "no_pair", "not_described", "unconfirmed", "contradicted"))
+# What each dataset asks models for, besides captions of music.
+_MODELS = {"muedit": ("instruct",), "muimage": ("image", "instruct"), "muvideo": ("video", "instruct"),
+           "musicqa": ("instruct",)}
 _FETCHERS, _MAX_DURATION = 4, 3600.0  # s
 _YOUTUBE_RATE = 300.0  # videos an hour: about what a session may ask for before it is stopped, by yt-dlp's users
 
@@ -37,7 +44,7 @@ class Options:
     limit: int | None
     datasets: tuple[str, ...]
     workers: int
-    captions: str
+    models: Mapping[str, Spec]  # by kind, those that caption and instruct; what has none is told by what was measured
     seed: int
     assignment: str
     max_bytes: int
@@ -56,16 +63,17 @@ class Options:
     flags: tuple[str, ...]  # the runner's own
     worker_timeout: float
 
-    def pipeline(self, small: bool = False, workers: int = 0) -> beam.Pipeline:
+    def pipeline(self, small: bool = False, workers: int = 0, most: int = 0) -> beam.Pipeline:
         """An empty pipeline on the chosen runner. `small`: done here before processes would have started.
 
-        `workers`: so many processes here at least, for work that waits more than it computes.
+        `workers`: so many processes here at least, for work that waits more than it computes; `most`: and at most, for
+        work that needs what there are so many of.
         """
         if self.runner != "FnApiRunner":
             return beam.Pipeline(options=PipelineOptions([f"--runner={self.runner}", *self.flags]))
         # Named explicitly: DirectRunner would try to download Prism first. One worker is this process.
         command = f"exec {shlex.quote(sys.executable)} -m pipelines.worker"
-        workers = max(self.workers, workers)
+        workers = min(max(self.workers, workers), most or math.inf)
         where = SubprocessSDKEnvironment.from_command_string(command) if workers > 1 and not small else None
         return beam.Pipeline(FnApiRunner(where), PipelineOptions([f"--direct_num_workers={workers if where else 1}"]))
 
@@ -78,7 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--datasets", default=",".join(splits.SIZES),
                         help=f"comma-separated, of: {', '.join(splits.SIZES)} (default: all)")
     parser.add_argument("--workers", type=_count, default=os.cpu_count(), help="processes (default: all cores)")
-    parser.add_argument("--captions", choices=("measured",), default="measured", help="who writes captions")
+    parser.add_argument("--captions", choices=("measured", "models"), default="measured",
+                        help="who writes captions and instructions: what was measured, in words; or the models below "
+                             "(default: measured, but for what a model is named for)")
     parser.add_argument("--seed", type=int, default=0, help="of the captions' wording and the sample corpus")
     parser.add_argument("--assignment", choices=splits.ASSIGNMENTS,
                         help="one evaluation fraction for all datasets, or each video in one dataset (default: "
@@ -131,6 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for threshold in fields(Thresholds):
         parser.add_argument(f"--{threshold.name.replace('_', '-')}", type=float, default=threshold.default,
                             help=f"{threshold.metadata['help']} (default: {threshold.default:g})")
+    arguments.add(parser)
     parser.add_argument("--runner", default="FnApiRunner",
                         help="a Beam runner; flags that are not listed here are passed on to it")
     parser.add_argument("--worker-timeout", type=float, default=900.0,
@@ -196,7 +207,8 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
     thresholds = Thresholds(**{threshold.name: getattr(values, threshold.name) for threshold in fields(Thresholds)})
     return Options(
         source=values.source, out=storage.absolute(values.out), media=values.media and storage.absolute(values.media),
-        limit=values.limit, datasets=datasets, workers=values.workers, captions=values.captions, seed=values.seed,
+        limit=values.limit, datasets=datasets, workers=values.workers,
+        models=_models(parser, values, datasets), seed=values.seed,
         assignment=values.assignment or _ASSIGNMENT[values.source], max_bytes=values.max_bytes,
         audioset=_audioset(parser, values), limits=Limits(values.max_file_seconds, values.max_file_memory),
         retry=tuple(values.retry), tagger=tagger, thresholds=thresholds,
@@ -205,6 +217,20 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
         descriptions=values.descriptions and storage.absolute(values.descriptions),
         drop_contradictions=values.drop_contradictions, runner=values.runner, flags=tuple(rest),
         worker_timeout=values.worker_timeout)
+
+
+def _models(parser: argparse.ArgumentParser, values: argparse.Namespace,
+            datasets: tuple[str, ...]) -> dict[str, Spec]:
+    """Of what is needed, fetched and pinned."""
+    needed = {"music", *(kind for dataset, kinds in _MODELS.items() if dataset in datasets for kind in kinds)}
+    named = arguments.named(values)
+    if unused := sorted(named - needed):
+        parser.error(f"a model for {', '.join(unused)} is named, but none of the datasets needs one")
+    wanted = needed if values.captions == "models" else named
+    try:
+        return {kind: arguments.chosen(values, kind) for kind in sorted(wanted)}
+    except (ImportError, ValueError) as error:
+        parser.error(f"--captions: {error}")
 
 
 def _pairing(parser: argparse.ArgumentParser, values: argparse.Namespace) -> match.Settings | None:

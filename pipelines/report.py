@@ -10,7 +10,8 @@ from dataclasses import asdict
 import numpy as np
 import psutil
 
-from captioners import template
+from captioners import measured, template
+from captioners.model import MODULES, Spec
 from captioners.vocabulary import HEDGED
 from manifests import outcomes, shards, splits, storage
 from manifests.outcomes import DONE
@@ -39,7 +40,8 @@ def statistics(lines: Mapping[str, list[Line]], work: Work) -> dict:
                      | _instructed(done[dataset], index.get(f"instruct-{dataset}", {}))
                      for dataset, found in lines.items()},
         "made": {"source": options.source, "assignment": options.assignment, "seed": options.seed,
-                 "captions": options.captions, "instructor": template.NAME, "audioset": options.audioset and {
+                 "captioners": {kind: _who(options.models.get(kind), kind) for kind in MODULES},
+                 "audioset": options.audioset and {
                      "mucaps_span": options.audioset.mucaps_span, "exclude": list(options.audioset.exclude)},
                  "thresholds": asdict(options.thresholds), "tagger": options.tagger,
                  "pairing": options.pairing and asdict(options.pairing) | {"both_directions": options.both_directions},
@@ -47,6 +49,13 @@ def statistics(lines: Mapping[str, list[Line]], work: Work) -> dict:
                  "descriptions": options.descriptions and options.descriptions.rpartition("/")[2],
                  "stages": {name: stage.tag for name, stage in work.stages.items()}},
     }
+
+
+def _who(spec: Spec | None, kind: str) -> str:
+    """What writes texts of a kind, as a card tells it."""
+    if spec is not None:
+        return f"{spec.name}@{spec.revision}"
+    return template.NAME if kind == "instruct" else measured.NAME
 
 
 def _dataset(lines: list[Line], kept: list[Line], work: Work, measured: Mapping[str, dict],

@@ -11,15 +11,18 @@ import platform
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import apache_beam as beam
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
+from captioners import batches
 from manifests import shards, storage
 from manifests.outcomes import DONE, TRANSIENT, Loss
 from pipelines import join
@@ -33,8 +36,23 @@ class Stop(Exception):
 
 
 @dataclass(frozen=True)
+class Batch:
+    """How a stage takes rows together. What comes of a row rests on that row alone, but for the rounding of sums.
+
+    Rows of a shard lie from the shortest to the longest and are cut into batches in this order, so that what a batch
+    is made of follows from the shard's rows, and from nothing that happens. Rows that `each` finds unfit leave theirs.
+    """
+    ask: Callable[[list[dict]], Sequence[dict | Exception]]  # of what `each` made of the rows
+    size: int
+    length: Callable[[dict], float]   # of a row of which only `needs` was read
+    needs: join.Columns
+    threads: int = 1                  # in which `each` goes ahead, by a batch at most
+
+
+@dataclass(frozen=True)
 class Stage:
-    """`each` turns an input row (a dict) into the fields of `schema`, or raises Loss or Stop. It must be picklable."""
+    """`each` turns an input row (a dict) into the fields of `schema`, or raises Loss or Stop; with a `batch`, into what
+    that takes. It must be picklable."""
     name: str
     tag: str
     schema: pa.Schema
@@ -44,7 +62,10 @@ class Stage:
     parts: join.Columns = field(default_factory=dict)  # that rows which come with the task name
     again: tuple[str, ...] = ()               # permanent reasons that are asked again in this run
     cost: float = 1.0                         # CPU seconds a key, about: whether processes are worth their start
-    most: int = 512                           # keys in a shard: what a kill may cost
+    batch: Batch | None = None                # of a stage whose rows come with the task
+    least: int = 4                            # keys in a shard, where there are so many
+    most: int = 512                           # and at most: what a kill may cost
+    processes: int = 0                        # at most so many at a time; 0: as many as there are
     lanes: int = 0                            # of a source that is asked: so many at a time
 
     def settled(self, entry: "Entry | None") -> bool:
@@ -208,14 +229,17 @@ class _Run(beam.DoFn):
         todo = missing(stage, task, own.index(), before)
         if todo:
             attempt = storage.join(stage.folder(self.out), f"{task.shard}.{len(own.read)}")
-            _commit(stage, attempt, todo, _inputs(stage, task, todo, before))
+            _commit(stage, attempt, todo, _inputs(stage, task, todo, before), _copies(stage, task, todo))
         yield Task(task.shard, task.keys)
 
 
 def _inputs(stage: Stage, task: Task, todo: list[str], before: dict[str, Entry]) -> Iterator[dict]:
     if stage.reads is None:
         wanted = set(todo)
-        rows = [row for row in task.rows if row["id"] in wanted]
+        rows = [row for row in task.rows if row["id"] in wanted and "copy" not in row]
+        if stage.batch:
+            length = {row["id"]: stage.batch.length(row) for row in join.joined(rows, stage.batch.needs)}
+            rows.sort(key=lambda row: (length[row["id"]], row["id"]))
         yield from join.joined(rows, stage.parts) if stage.parts else rows
         return
     for url in dict.fromkeys(before[key].url for key in todo):
@@ -223,25 +247,37 @@ def _inputs(stage: Stage, task: Task, todo: list[str], before: dict[str, Entry])
         yield from (row for row in shards.read(url, stage.columns and list(stage.columns)) if row["id"] in wanted)
 
 
-def _commit(stage: Stage, attempt: str, todo: list[str], inputs: Iterator[dict]) -> None:
+def _copies(stage: Stage, task: Task, todo: list[str]) -> Iterator[dict]:
+    """The stage's rows for keys whose content another key had: they are as those, but for the id."""
+    rows = [{"id": row["id"], "parts": {"copy": row["copy"]}} for row in task.rows
+            if "copy" in row and row["id"] in set(todo)]
+    for row in join.joined(rows, {"copy": tuple(name for name in stage.schema.names if name != "id")}):
+        yield row["copy"] | {"id": row["id"]}
+
+
+def _commit(stage: Stage, attempt: str, todo: list[str], inputs: Iterator[dict], copies: Iterator[dict]) -> None:
     """Write the shard, then its marker: one row for each key of `todo`, or of those that came before a Stop."""
     wall, cpu = time.time(), _cpu_seconds()
     marks: dict[str, dict] = {}
-    stopped = False
+    stopped, elsewhere = False, [0.0]
 
     def results() -> Iterator[dict]:
         nonlocal stopped
-        for row in inputs:
-            try:
-                result = _result(stage, row)
-            except Stop:
+        yield from map(marked, copies)
+        for row, found in _together(stage, inputs, elsewhere) if stage.batch else (
+                (row, _tried(stage.each, row)) for row in inputs):
+            if isinstance(found, Stop):
                 stopped = True
                 return
-            marks[row["id"]] = {"outcome": result["outcome"], "digest": _digest(result)}
-            marks[row["id"]] |= {name: result[name] for name in ("detail", "revision", "sha256") if result.get(name)}
-            if media := {name: len(value) for name, value in result.items() if isinstance(value, bytes)}:
-                marks[row["id"]]["bytes"] = media
-            yield result
+            yield marked(_result(stage, row, found))
+
+    def marked(result: dict) -> dict:
+        mark = {"outcome": result["outcome"], "digest": _digest(result)}
+        mark |= {name: result[name] for name in ("detail", "revision", "sha256") if result.get(name)}
+        if media := {name: len(value) for name, value in result.items() if isinstance(value, bytes)}:
+            mark["bytes"] = media
+        marks[result["id"]] = mark
+        return result
 
     shards.write(f"{attempt}.arrow", stage.schema, results())
     if stopped and not marks:
@@ -251,7 +287,7 @@ def _commit(stage: Stage, attempt: str, todo: list[str], inputs: Iterator[dict])
         raise RuntimeError(f"{attempt}: keys {sorted(set(todo) ^ set(marks))[:5]} went missing between the stages; "
                            "remove the input shard to have it made again")
     storage.write_json(f"{attempt}.json", {"rows": marks, "started": wall, "seconds": time.time() - wall,
-                                           "cpu_seconds": _cpu_seconds() - cpu}, indent=None)
+                                           "cpu_seconds": _cpu_seconds() - cpu + elsewhere[0]}, indent=None)
 
 
 def _cpu_seconds() -> float:
@@ -259,27 +295,60 @@ def _cpu_seconds() -> float:
     return time.process_time() + cpu_seconds()
 
 
-def _result(stage: Stage, row: dict) -> dict:
+def _together(stage: Stage, inputs: Iterator[dict], elsewhere: list[float]) -> Iterator[tuple[dict, dict | Exception]]:
+    """What became of each row, batch by batch; while one is asked, the next is made ready in threads.
+
+    `elsewhere` counts the CPU seconds that the sandbox spent for those.
+    """
+    def ready(row: dict) -> dict | Exception:
+        before = cpu_seconds()
+        found = _tried(stage.each, row)
+        elsewhere[0] += cpu_seconds() - before
+        return found
+
+    def asked(coming: list[tuple[dict, Future]]) -> Iterator[tuple[dict, dict | Exception]]:
+        found = [(row, future.result()) for row, future in coming]
+        fit = [one for _, one in found if not isinstance(one, Exception)]
+        answers = iter(batches.answered(stage.batch.ask, fit))
+        yield from ((row, one if isinstance(one, Exception) else next(answers)) for row, one in found)
+
+    with ThreadPoolExecutor(stage.batch.threads) as pool:
+        waiting: list[tuple[dict, Future]] = []
+        while rows := list(islice(inputs, stage.batch.size)):
+            known = [{name: row[name] for name in _KNOWN if name in row} for row in rows]
+            coming = list(zip(known, [pool.submit(ready, row) for row in rows], strict=True))
+            yield from asked(waiting)
+            waiting = coming
+        yield from asked(waiting)
+
+
+def _tried(each: Callable[[dict], dict], row: dict) -> dict | Exception:
+    try:
+        return each(row)
+    except Exception as error:  # `_result` judges it
+        return error
+
+
+def _result(stage: Stage, row: dict, found: dict | Exception) -> dict:
     """The stage's row for one key, whatever became of it; an error that would meet every key ends the run."""
     result = dict.fromkeys(stage.schema.names) | {"outcome": DONE, "detail": ""}
     result |= {name: row[name] for name in _KNOWN if name in result and name in row}
-    try:
-        return result | stage.each(row)
-    except Loss as loss:
-        return result | {"outcome": loss.reason, "detail": loss.detail}
-    except Stop:
-        raise
-    except ImportError as error:
-        raise RuntimeError(f"{stage.name}: a package is missing on worker {platform.node()}: {error}; "
-                           "install this distribution and all it requires there") from error
-    except Exception as error:  # one key's defect must not cost the others; it is told, and tried again
-        if isinstance(error, OSError) and error.errno in MACHINE:
-            raise
-        if isinstance(error, Failed):  # in the sandbox, which says where
-            return result | {"outcome": "failed", "detail": str(error)}
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        return result | {"outcome": "failed",
-                         "detail": f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"}
+    if isinstance(found, dict):
+        return result | found
+    if isinstance(found, Loss):
+        return result | {"outcome": found.reason, "detail": found.detail}
+    if isinstance(found, ImportError):
+        raise RuntimeError(f"{stage.name}: a package is missing on worker {platform.node()}: {found}; "
+                           "install this distribution and all it requires there") from found
+    if isinstance(found, OSError) and found.errno in MACHINE:
+        raise found
+    # One key's defect must not cost the others; it is told, and tried again.
+    if isinstance(found, Failed):  # in the sandbox, which says where
+        return result | {"outcome": "failed", "detail": str(found)}
+    places = getattr(found, "__notes__", None) or [
+        f"{Path(one.filename).name}:{one.lineno}" for one in traceback.extract_tb(found.__traceback__)[-1:]]
+    return result | {"outcome": "failed",
+                     "detail": f"{type(found).__name__}: {found}" + "".join(f" ({place})" for place in places[:1])}
 
 
 def _digest(row: dict) -> str:

@@ -1,4 +1,4 @@
-"""video: each clip's film as a dataset holds it, with the frames that stand for it, and its caption."""
+"""video: each clip's film as a dataset holds it, with the frames that stand for it."""
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from captioners import looks, seen
+from captioners import looks
 from manifests import media, picture, records
 from manifests.outcomes import Loss
 from pipelines import sandbox
@@ -26,20 +26,6 @@ def stage(fetch: "Stage", limits: sandbox.Limits) -> "Stage":
     return Stage("video", tag(VERSION, {"frames": FRAMES, "looks": looks.VERSION}, fetch), records.VIDEO,
                  partial(sandbox.call, video, limits=limits, prepare=looks.prepare), reads=fetch,
                  columns=("id", "video", "video_format"), cost=0.1)
-
-
-def video_stage(video: "Stage", seed: int) -> "Stage":
-    """Captions of the films."""
-    from pipelines.stage import Stage, tag
-    parameters = {"captioner": seen.NAME, "seed": seed}
-    return Stage("video-caption", tag(seen.VERSION, parameters, video), records.CAPTION,
-                 partial(caption, seed=seed), reads=video, columns=("id", *looks.FILM), cost=0.0005)
-
-
-def caption(row: dict, seed: int) -> dict:
-    """Fields of records.CAPTION of a row of records.VIDEO."""
-    from pipelines.caption import key_seed
-    return seen.caption(row, key_seed(row["id"], seed), "video")
 
 
 def video(clip: dict) -> dict:

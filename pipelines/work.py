@@ -66,11 +66,15 @@ class Work:
     def done(self, keys: Collection[str], stages: Sequence[str]) -> list[str]:
         return [key for key in keys if self.fate(key, stages)[0] == DONE]
 
-    def row(self, key: str, parts: Mapping[str, tuple[str, str]], **given) -> dict:
-        """A stage's row of parts {name: (stage, key)} and fields that are stored nowhere; its revision is theirs."""
+    def row(self, key: str, parts: Mapping[str, tuple[str, str]], media: str = "", **given) -> dict:
+        """A stage's row of parts {name: (stage, key)} and fields that are stored nowhere; its revision is theirs.
+
+        `media` names the part whose media is all that counts: whoever else has the same has the same revision.
+        """
         entries = {name: self.index[one][part] for name, (one, part) in parts.items()}
-        content = json.dumps([[[name, entry.digest, entry.sha256] for name, entry in sorted(entries.items())], given],
-                             sort_keys=True)
+        told = entries[media].sha256 if media else [
+            [name, entry.digest, entry.sha256] for name, entry in sorted(entries.items())]
+        content = json.dumps([told, given], sort_keys=True)
         return {"id": key, "revision": hashlib.sha256(content.encode()).hexdigest()[:16],
                 "parts": {name: Part(entries[name].url, part) for name, (_, part) in parts.items()}, **given}
 
@@ -91,7 +95,11 @@ class Work:
         if one.lanes and Breaker(self.options.out).open():
             return []
         missing = [row for key, row in rows.items() if not one.settled(self.index[one.name].get(key))]
-        size = min(max(math.isqrt(len(rows)) // 2, 4), one.most)
+        if one.batch and missing:  # what is asked together is worth the asking: content that was met before is copied
+            met = {entry.revision: Part(entry.url, key) for key, entry in self.marks[one.name].index().items()
+                   if entry.outcome == DONE}
+            missing = [row | {"copy": met[row["revision"]]} if row["revision"] in met else row for row in missing]
+        size = min(max(math.isqrt(len(rows)) // 2, one.least), one.most)
         if one.lanes:
             size = min(size, max(len(missing) // one.lanes, 1))
         generation = 1 + max((int(stem[1:5]) for stem in self.marks[one.name].read), default=0)
@@ -119,7 +127,8 @@ class Work:
             expected[one.name] = carried
         self.progress.expect(expected)
         small = sum(one.cost * expected[one.name] for one in chain) < _LITTLE
-        pipeline = self.options.pipeline(small=small, workers=min(chain[0].lanes, len(fresh)))
+        pipeline = self.options.pipeline(small=small, workers=min(chain[0].lanes, len(fresh)),
+                                         most=chain[0].processes)
         stage.run(self.options.out, work, list(chain), pipeline, self.token)
 
     def _shard(self, chain: Sequence[Stage], key: str) -> str:

@@ -21,6 +21,16 @@ def shared_media() -> Path:
 
 
 @pytest.fixture(scope="session")
+def toy_hub(tmp_path_factory) -> dict[str, str]:
+    """The environment in which the production ids of all captioning models are toys, and there is no network."""
+    from tests.captioners import toy_blip, toy_chat, toy_mullama, toy_videomae
+    cache = tmp_path_factory.mktemp("hub")
+    for toy in (toy_mullama, toy_blip, toy_videomae, toy_chat):
+        toy.save(cache)
+    return {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="session")
 def object_store() -> Iterator[str]:
     """An S3 server on loopback, for this process and those that it starts; yields its address."""
     from moto.server import ThreadedMotoServer

@@ -4,6 +4,7 @@
 three drop out.
 """
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,8 +24,12 @@ from transformers import (
     VivitModel,
 )
 
+from manifests import checked
 from manifests.media import spread
+from manifests.messages import shown
+from training import stored
 from training.names import ENCODERS
+from training.weights import open_weights
 
 RATE = 24000        # Hz, mono: MERT's
 WINDOW = 60         # seconds
@@ -36,8 +41,9 @@ MERT, VIT, VIVIT = "m-a-p/MERT-v1-330M", "google/vit-base-patch16-224", "google/
 class Encoders(nn.Module):
     """Waveforms, pictures and frames → what the understanding adapters take. Without gradient."""
 
-    def __init__(self, audio: HubertModel, image: ViTModel, video: VivitModel, image_processor: BaseImageProcessor,
-                 video_processor: BaseImageProcessor) -> None:
+    def __init__(self, audio: HubertModel, image: ViTModel | None = None, video: VivitModel | None = None,
+                 image_processor: BaseImageProcessor | None = None,
+                 video_processor: BaseImageProcessor | None = None) -> None:
         super().__init__()
         self.audio, self.image, self.video = audio, image, video
         self.image_processor, self.video_processor = image_processor, video_processor
@@ -99,6 +105,23 @@ def pretrained(audio: str = MERT, image: str = VIT, video: str = VIVIT,
         AutoImageProcessor.from_pretrained(image, backend="pil"), VivitImageProcessor.from_pretrained(video))
 
 
+def hearing(folder: str | Path, dtype: torch.dtype = torch.float32) -> Encoders:
+    """MERT alone, of a folder in the Hub's format: it hears, and neither looks nor watches.
+
+    Raises ValueError or OSError, naming the file, where it is broken, no MERT, or weights are missing.
+    """
+    found = open_weights(folder)
+    rate = RATE
+    if (processor := Path(folder) / "preprocessor_config.json").is_file():
+        rate = checked.read_json(str(processor), "a preprocessor's config").get("sampling_rate")
+    if (kind := found.params.get("model_type")) not in ("mert_model", "hubert") or rate != RATE:
+        raise ValueError(f"{folder}: its model_type is {shown(str(kind))} and its sampling_rate {shown(str(rate))}; "
+                         f"give MERT, {MERT}, which hears at {RATE} Hz")
+    return Encoders(_load(HubertModel, None, dtype, where=str(folder),
+                          config=HubertConfig.from_dict({**found.params, "model_type": "hubert"}),
+                          state_dict={name: stored.finite(name, one) for name, one in found.tensors.items()}))
+
+
 def published(tensors: Mapping[str, Tensor], audio: HubertConfig | None = None, image: ViTConfig | None = None,
               video: VivitConfig | None = None, dtype: torch.dtype = torch.float32) -> Encoders:
     """Those inside a published checkpoint: its `mert_model.*`, `vit_model.*` and `vivit_model.*`.
@@ -133,9 +156,13 @@ def debug(width: int = 32, seed: int = 0) -> Encoders:
             ViTImageProcessorPil(), VivitImageProcessor())
 
 
-def _load(kind: type, source: str | None, dtype: torch.dtype, **settings: object) -> nn.Module:
-    model, found = kind.from_pretrained(source, dtype=dtype, output_loading_info=True, **settings)
+def _load(kind: type, source: str | None, dtype: torch.dtype, where: str = "", **settings: object) -> nn.Module:
+    model, found = kind.from_pretrained(source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
+                                        **settings)
+    where = where or source or "the checkpoint"
     # masked_spec_embed is of training alone; files without it are whole.
     if missing := sorted(name for name in found["missing_keys"] if name != "masked_spec_embed"):
-        raise ValueError(f"{source or 'the checkpoint'}: holds no {', '.join(missing[:5])}: is this a {kind.__name__}?")
+        raise ValueError(f"{where}: holds no {', '.join(missing[:5])}: is this a {kind.__name__}?")
+    if wrong := sorted(str(one[0]) for one in found["mismatched_keys"]):
+        raise ValueError(f"{where}: its config gives other shapes to {', '.join(wrong[:5])}; fetch it again")
     return model

@@ -1,19 +1,19 @@
 """Tokens from a model: a batch of prompts, each with what it hears and a seed of its own.
 
 A row's tokens depend on its prompt, what it hears and its seed alone: padding is masked, and the noise that samples
-(Gumbel: argmax of logits + noise draws from softmax) comes from the row's seed and the step.
+comes from the row's seed and the step.
 """
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from training.m2ugen import Encoded, M2UGen
 from training.projector import FACTOR
+from training.sampling import choose
 
 TEMPERATURE, TOP_P, MAX_NEW = 0.6, 0.8, 512  # M²UGen's inference; MU-LLaMA captions at 0.4 and 1.0
 
@@ -58,7 +58,7 @@ def generate(model: M2UGen, prompts: Sequence[Sequence[int]], encoded: Encoded |
         with model.prefix.remembering():
             for step in range(max_new):
                 output = model(tokens, mask, heard=heard, cache=cache, keep=1)
-                chosen = _choose(output.logits[:, -1].float(), seeds, step, temperature, top_p)
+                chosen = choose(output.logits[:, -1].float(), seeds, step, temperature, top_p)
                 for row, token, hidden in zip(rows, chosen.tolist(), output.hidden[:, -1], strict=True):
                     row.add(token, hidden, model.config.audio_ids, ends, stops)
                 if all(row.ended for row in rows):
@@ -131,25 +131,3 @@ def _left_padded(prompts: Sequence[Sequence[int]], known: int, device: torch.dev
         tokens[row, length - len(prompt):] = ids
         mask[row, length - len(prompt):] = 1
     return tokens.to(device), None if mask.all() else mask.to(device)
-
-
-def _choose(logits: Tensor, seeds: Sequence[int] | None, step: int, temperature: float, top_p: float) -> Tensor:
-    """The next token of each row, [B], from logits [B, V]."""
-    top = logits.amax(-1, keepdim=True)  # not a number where any logit is none
-    if not torch.isfinite(top).all():
-        raise FloatingPointError(f"the model's logits are not numbers at step {step}")
-    if temperature == 0:
-        return logits.argmax(-1)
-    # From the likeliest down, so that a tiny temperature makes -inf of the others (greedy), and never inf or 0 / 0.
-    logits = (logits - top) / max(temperature, torch.finfo(logits.dtype).tiny)
-    if top_p < 1:
-        ordered, order = logits.softmax(-1).sort(descending=True, stable=True)
-        beyond = ordered.cumsum(-1) - ordered > top_p
-        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), -torch.inf)
-    noise = torch.stack([_gumbel(seed, step, logits.shape[1]) for seed in seeds])
-    return (logits + noise.to(logits.device)).argmax(-1)
-
-
-def _gumbel(seed: int, step: int, count: int) -> Tensor:
-    noise = np.random.default_rng([seed, step]).standard_exponential(count, np.float32)
-    return -torch.from_numpy(noise).clamp(min=1e-30).log()

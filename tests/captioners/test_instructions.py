@@ -153,3 +153,41 @@ def test_what_says_nothing_or_too_much_is_lost_with_a_reason_and_alone(given, wh
     lost, kept = converse_all([Item("musicqa", given, 1), sound], Template())
     assert (lost.reason, why in lost.detail) == ("instruction_failed", True)
     assert kept == converse_all([sound], Template())[0]
+
+
+class Answering:
+    """A writer that answers each (dataset, side) with one thing, whatever it is asked; counts what it was asked."""
+
+    name, revision = "answering", "1"
+
+    def __init__(self, answers):
+        self.answers, self.asked = GOOD | answers, []
+
+    def __call__(self, asked, seeds):
+        self.asked += asked
+        return [self.answers[prompt.dataset, prompt.side] for prompt in asked]
+
+
+@pytest.mark.parametrize("side", ["human", "model"])
+def test_what_a_writer_cannot_answer_is_the_rows_result_and_not_asked_again(side):
+    fault = MemoryError("out of memory, even alone")
+    writer = Answering({("muimage", side): fault, ("muimage", "human" if side == "model" else "model"): ""})
+    edit, image, video = converse_all([Item("muedit", EDIT, 1), Item("muimage", IMAGE, 2), Item("muvideo", VIDEO, 3)],
+                                      writer)
+    assert image is fault and len(writer.asked) == 6
+    assert [one.turns[0]["value"] for one in (edit, video)] == [GOOD["muedit", "human"], GOOD["muvideo", "human"]]
+    with pytest.raises(MemoryError, match="even alone"):
+        converse("muimage", IMAGE, writer, 2)
+
+
+@pytest.mark.parametrize("dataset, side, given", [("muedit", "human", EDIT), ("muvideo", "model", VIDEO),
+                                                  ("musicqa", "closed", {"tags": ["slow"]}),
+                                                  ("musicqa", "open", {"tags": ["slow"]})])
+@pytest.mark.parametrize("said", ["", " \n "])
+def test_a_writer_that_says_nothing_is_asked_again_and_lost(dataset, side, given, said):
+    writer = Answering({(dataset, side): said})
+    with pytest.raises(Loss) as lost:
+        converse(dataset, given, writer, 5)
+    assert (lost.value.reason, lost.value.detail) == ("instruction_failed",
+                                                      f"{dataset} {side}: the writer said nothing")
+    assert sum(prompt.side == side for prompt in writer.asked) == 3

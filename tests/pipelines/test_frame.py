@@ -13,8 +13,8 @@ from captioners.seen import claims, facts
 from manifests import media, records
 from manifests.outcomes import Loss
 from pipelines import sample, sandbox
-from pipelines.caption import key_seed
-from pipelines.frame import caption, frame
+from pipelines.caption import key_seed, say
+from pipelines.frame import frame
 from tests.conftest import encode, tone
 from tests.pipelines import timecode
 
@@ -59,7 +59,7 @@ def sampled() -> bytes:
 
 def test_the_fields(sampled):
     found = frame(clip(sampled))
-    assert set(found) == set(records.FRAME.names) - {"id", "outcome", "detail"}
+    assert set(found) == set(records.FRAME.names) - {"id", "outcome", "detail", "revision"}
     with Image.open(io.BytesIO(found["image"])) as image:
         assert (image.format, image.size, len(image.getexif())) == ("JPEG", (found["width"], found["height"]), 0)
         shown = np.asarray(image).astype(int)
@@ -131,8 +131,8 @@ def test_in_a_process_of_its_own(sampled):
 
 def test_caption(sampled):
     row = {"id": "a", **frame(clip(sampled))}
-    found = caption(row, 5)
-    assert set(found) == set(records.CAPTION.names) - {"id", "outcome", "detail"}
+    found = say({"id": row["id"], "frame": row}, "image", 5)
+    assert set(found) == set(records.CAPTION.names) - {"id", "outcome", "detail", "revision"}
     assert found["caption_seed"] == key_seed("a", 5)
     assert claims(found["caption"]).items() <= facts(row).items()
 
@@ -144,6 +144,3 @@ def test_stages_follow_what_they_read():
     made = module.stage(one, sandbox.Limits())
     assert made.tag == module.stage(one, sandbox.Limits(seconds=5)).tag != module.stage(two, sandbox.Limits()).tag
     assert (made.columns, made.schema) == (("id", "video"), records.FRAME)
-    told = module.image_stage(made, 0)
-    assert told.tag != module.image_stage(made, 1).tag and told.schema == records.CAPTION
-    assert "image" not in told.columns and set(told.columns) <= set(records.FRAME.names)

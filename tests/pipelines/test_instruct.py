@@ -1,7 +1,7 @@
 """Which differences of two clips are anybody's wish to change."""
 import pytest
 
-from pipelines.instruct import instruct, same
+from pipelines.instruct import ask, item, same
 
 CLIP = {"key": "A", "mode": "minor", "tempo": 100.0, "centroid": 1500.0, "loudness": -20.0, "dynamics": 10.0,
         "percussiveness": 0.3, "onset_rate": 4.0, "pitch_median": 60.0}
@@ -27,9 +27,9 @@ def test_the_instruction_follows_the_measurements_where_captions_are_silent():
            "measurement": CLIP | {"pitch_median": 80.0}, "target_measurement": CLIP | {"loudness": -12.0, "key": "D",
                                                                                        "mode": "major"}}
     parts = {"captions": ("source", "target"), "measured": ("measurement", "target_measurement")}
-    asked = {pitch: [instruct({**row, "target_measurement": row["target_measurement"] | {"pitch_median": pitch}},
-                              "muedit", seed=seed, **parts)["conversation"][0]["value"] for seed in range(40)]
-             for pitch in (80.0, 60.0)}
+    asked = {pitch: [found["conversation"][0]["value"] for found in ask([
+        item({**row, "target_measurement": row["target_measurement"] | {"pitch_median": pitch}}, "muedit", seed=seed,
+             **parts) for seed in range(40)], None)] for pitch in (80.0, 60.0)}
     spoken = {pitch: sum("regist" in text or "pitch" in text for text in texts if " that is " not in text)
               for pitch, texts in asked.items()}
     assert spoken[80.0] == 0 < spoken[60.0]

@@ -1,4 +1,5 @@
 """What encoders hand over: shapes, order, windows; and that nothing makes them train."""
+import json
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,35 @@ def test_published(tiny: encoders.Encoders, tmp_path: Path) -> None:
     assert not any(module.training for module in loaded.modules())
     with pytest.raises(ValueError, match="the checkpoint: holds no"):
         encoders.published({name: tensor for name, tensor in tensors.items() if "vivit" not in name}, *configs)
+
+
+def test_hearing(tiny: encoders.Encoders, tmp_path: Path) -> None:
+    """MERT alone, as its repository has it; and what is none."""
+    folder = tmp_path / "mert"
+    tiny.audio.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mert_model"}))
+    processor = folder / "preprocessor_config.json"
+    processor.write_text('{"sampling_rate": 24000}')
+    alone = encoders.hearing(folder)
+    assert alone.image is None and alone.video is None and not any(module.training for module in alone.modules())
+    waves = torch.randn(1, 12000, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(alone.hear(waves), tiny.hear(waves))
+    assert {one.dtype for one in encoders.hearing(folder, torch.bfloat16).parameters()} == {torch.bfloat16}
+    processor.write_text('{"sampling_rate": 16000}')
+    with pytest.raises(ValueError, match=r"mert: .*its sampling_rate '16000'; give MERT"):
+        encoders.hearing(folder)
+    processor.unlink()
+    assert torch.equal(encoders.hearing(folder).hear(waves), alone.hear(waves))
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+    with pytest.raises(ValueError, match=r"mert: its config gives other shapes to encoder.layers.0"):
+        encoders.hearing(folder)
+    _without(tiny.audio, "encoder.layers.3.", tmp_path / "cut")
+    with pytest.raises(ValueError, match=r"cut: holds no encoder.layers.3.*is this a HubertModel"):
+        encoders.hearing(tmp_path / "cut")
+    tiny.image.save_pretrained(tmp_path / "vit")
+    with pytest.raises(ValueError, match=r"vit: its model_type is 'vit'"):
+        encoders.hearing(tmp_path / "vit")
 
 
 def _without(model: nn.Module, prefix: str, folder: Path) -> str:

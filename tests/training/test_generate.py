@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.training import tiny
-from training.generate import _choose, generate
+from training.generate import generate
 from training.loss import losses
 from training.m2ugen import M2UGen
 from training.projector import FACTOR
@@ -66,22 +66,6 @@ def test_seeds_make_the_answer() -> None:
     first = say(1)
     torch.manual_seed(6)
     assert say(1) == first and say(2) != first
-
-
-def test_noise_draws_from_the_distribution() -> None:
-    """4000 seeds draw tokens as often as softmax says, and never one outside the nucleus."""
-    logits = torch.tensor([2.0, 1.0, 0.0, -1.0]).expand(4000, -1)
-    seeds = list(range(4000))
-    for temperature in (1.0, 0.5):
-        expected = (logits[0] / temperature).softmax(-1)
-        drawn = _choose(logits, seeds, 3, temperature, 1.0).bincount(minlength=4) / 4000
-        assert (drawn - expected).abs().max() < 4 * math.sqrt(0.25 / 4000)
-    # 0.64, 0.24, 0.09, 0.03: the first passes 0.6 alone; 0.7 needs the second; 0.9 the third.
-    for top_p, kept in ((0.6, 1), (0.7, 2), (0.9, 3)):
-        drawn = _choose(logits, seeds, 3, 1.0, top_p).bincount(minlength=4)
-        assert (drawn > 0).tolist() == [place < kept for place in range(4)]
-    steps = [_choose(logits[:50], seeds[:50], step, 1.0, 1.0).tolist() for step in range(3)]
-    assert steps[0] != steps[1] != steps[2] != steps[0]
 
 
 def _says(model: M2UGen, script: list[list[int]]) -> M2UGen:
