@@ -115,10 +115,8 @@ def measure(kind: str, size: str, gpu: bool, rows: int = 0, rounds: int = 0) -> 
     result["ratio"] = round(result["batched"]["tokens_per_second"] / result["one_by_one"]["tokens_per_second"], 2)
     result["rows_that_differ"] = round(sum(one < 1 for one in alike) / len(alike), 3)
     result["words_before_they_do"] = round(np.mean(alike), 3)  # the share of all words
-    result["peak_memory"] = peak(where)
-    if gpu:  # a batch for which there was none was halved
-        result["out_of_memory"] = torch.cuda.memory_stats(where)["num_ooms"]
-    return result
+    halved = {"out_of_memory": torch.cuda.memory_stats(where)["num_ooms"]} if gpu else {}  # batches that were halved
+    return result | {"peak_memory": peak(where)} | halved
 
 
 def asked(kind: str, captioner: Callable, inputs: Sequence, step: int) -> list[str]:
@@ -163,11 +161,9 @@ def mu_llama(folder: Path, debug: bool, draw: Callable[..., int]) -> tuple[dict[
     """A file that holds its LLaMA-2, with the tokenizer beside it; and MERT."""
     shape, mert = config.mullama("debug" if debug else "7b"), {}
     if debug:
-        heard = (config.Modality("audio", 25, 64),)
-        shape = replace(shape, dim=128, feed_forward=352, vocabulary=4000, modalities=heard)
-        mert = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128, "conv_dim": [32] * 7}
-    music, ears = folder / "music", folder / "mert"
-    marks = {0: "<unk>", 1: "<s>", 2: "</s>"}
+        shape = replace(shape, dim=128, feed_forward=352, vocabulary=4000)
+        mert = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 128, "conv_dim": [32] * 7}
+    music, ears, marks = folder / "music", folder / "mert", {0: "<unk>", 1: "<s>", 2: "</s>"}
     tokenizer(music, shape.vocabulary, marks, mullama.TEMPLATE + mullama.QUESTION)
     count = draw(music / "checkpoint.safetensors", sizes.shapes(shape), shape.vocabulary, marks)
     hears = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096, "num_hidden_layers": 24,
@@ -177,9 +173,8 @@ def mu_llama(folder: Path, debug: bool, draw: Callable[..., int]) -> tuple[dict[
 
 
 def blip(folder: Path, debug: bool, draw: Callable[..., int]) -> tuple[dict[str, str], int]:
-    """It has two rows more than its tokenizer."""
     small = dict.fromkeys(("text_config", "vision_config"), LITTLE | {"encoder_hidden_size": 128}) if debug else {}
-    shape = transformers.BlipConfig(**small)
+    shape = transformers.BlipConfig(**small)  # two rows more than there are tokens
     rows, marks = shape.text_config.vocab_size, {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]"}
     tokenizer(folder, rows - 2, marks, "the image shows", pad_token="[PAD]", sep_token="[SEP]")
     transformers.BlipImageProcessorPil().save_pretrained(folder)
@@ -203,7 +198,7 @@ def mpt(folder: Path, debug: bool, draw: Callable[..., int]) -> tuple[dict[str, 
     tokens, rows, size = (4000, 4096, (256, 4, 8)) if debug else (50279, 50432, (4096, 32, 32))
     shape = transformers.MptConfig(d_model=size[0], n_layers=size[1], n_heads=size[2], vocab_size=rows)
     marks = {0: "<|endoftext|>", tokens - 2: "<|im_start|>", tokens - 1: "<|im_end|>"}
-    known = " ".join(f"{one.system} {one.user}" for one in (prompt(row, debug) for row in range(len(SIDES))))
+    known = " ".join(f"{one.system} {one.user}" for one in (prompt(row, debug) for row in range(100)))
     tokenizer(folder, tokens, marks, f"{known} system user assistant", eos_token=marks[0])
     count = hub(folder, transformers.MptForCausalLM, shape, draw, rows, [*marks, *range(tokens, rows)])
     return {"instruct": str(folder)}, count
@@ -212,10 +207,9 @@ def mpt(folder: Path, debug: bool, draw: Callable[..., int]) -> tuple[dict[str, 
 def tokenizer(folder: Path, count: int, marks: Mapping[int, str], known: str = "", **named: str) -> None:
     """Of whole words: `marks` at their places, the words `known`, and made-up ones."""
     folder.mkdir(exist_ok=True)
-    cut = pre_tokenizers.Whitespace()
-    syllables = map("".join, product("bdfgklmnprstv", "aeiou"))
-    names = iter(dict.fromkeys([*(word for word, _ in cut.pre_tokenize_str(known)),
-                                *map("".join, product(list(syllables), repeat=3))]))
+    cut, syllables = pre_tokenizers.Whitespace(), ["".join(one) for one in product("bdfgklmnprstv", "aeiou")]
+    told = [word for word, _ in cut.pre_tokenize_str(known)]
+    names = iter(dict.fromkeys([*told, *map("".join, product(syllables, repeat=3))]))
     made = Tokenizer(models.WordLevel({marks.get(place) or next(names): place for place in range(count)},
                                       unk_token=next(iter(marks.values()))))
     made.pre_tokenizer = cut
@@ -226,8 +220,8 @@ def tokenizer(folder: Path, count: int, marks: Mapping[int, str], known: str = "
     (folder / "tokenizer_config.json").write_text(json.dumps(named | {"tokenizer_class": "PreTrainedTokenizerFast"}))
 
 
-def hub(folder: Path, kind: type[transformers.PreTrainedModel], shape: transformers.PreTrainedConfig, draw: Callable[..., int],
-        rows: int = 0, silent: Iterable[int] = (), **own: object) -> int:
+def hub(folder: Path, kind: type, shape: transformers.PreTrainedConfig, draw: Callable[..., int], rows: int = 0,
+        silent: Iterable[int] = (), **own: object) -> int:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(shape.to_dict() | {"architectures": [kind.__name__]} | own))
     with torch.device("meta"):

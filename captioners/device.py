@@ -5,6 +5,7 @@ A GPU is claimed by a lock on a file, which ends with the process: so every proc
 import fcntl
 import gc
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ def claim() -> str:
     """The device of this process; where all GPUs are taken, waits for one."""
     if not there():
         return "cpu"
+    waited = False
     while not _claimed:
         for number in range(there()):
             file = os.open(_lock(number), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -34,6 +36,9 @@ def claim() -> str:
             _claimed[number] = file
             break
         else:
+            if not waited:
+                print("every GPU is taken by another process of this user's; waiting for one", file=sys.stderr)
+            waited = True
             time.sleep(_LOOK)
     return f"cuda:{next(iter(_claimed))}"
 

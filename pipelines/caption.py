@@ -40,7 +40,7 @@ def stage(name: str, kind: str, options: Options) -> Stage:
                   min(_THREADS, os.cpu_count() or 1) if cards else 1)
     decode = partial(ready, kind=kind, decode=model.decoder(spec), limits=options.limits)
     return Stage(name, tag(VERSION, spec.version() | {"seed": seed}), records.CAPTION, decode, parts=_MEDIA[kind],
-                 batch=batch, cost=2.0, least=spec.batch, processes=cards)
+                 batch=batch, shared=True, cost=2.0, least=spec.batch, processes=cards)
 
 
 def rows(work: Work, name: str, keys: Collection[str], **stages: str) -> dict[str, dict]:
@@ -48,7 +48,7 @@ def rows(work: Work, name: str, keys: Collection[str], **stages: str) -> dict[st
     one = work.stages[name]
     parts = {part: stages[part] for part in one.parts}
     return {key: work.row(key, {part: (stage, key) for part, stage in parts.items()},
-                          media=next(iter(parts)) if one.batch else "") for key in keys}
+                          media=next(iter(parts)) if one.shared else "") for key in keys}
 
 
 def say(row: dict, kind: str, seed: int) -> dict:

@@ -63,6 +63,7 @@ class Stage:
     again: tuple[str, ...] = ()               # permanent reasons that are asked again in this run
     cost: float = 1.0                         # CPU seconds a key, about: whether processes are worth their start
     batch: Batch | None = None                # of a stage whose rows come with the task
+    shared: bool = False                      # rows of one revision are one, whatever their keys: made once
     least: int = 4                            # keys in a shard, where there are so many
     most: int = 512                           # and at most: what a kill may cost
     processes: int = 0                        # at most so many at a time; 0: as many as there are

@@ -95,7 +95,7 @@ class Work:
         if one.lanes and Breaker(self.options.out).open():
             return []
         missing = [row for key, row in rows.items() if not one.settled(self.index[one.name].get(key))]
-        if one.batch and missing:  # what is asked together is worth the asking: content that was met before is copied
+        if one.shared and missing:
             met = {entry.revision: Part(entry.url, key) for key, entry in self.marks[one.name].index().items()
                    if entry.outcome == DONE}
             missing = [row | {"copy": met[row["revision"]]} if row["revision"] in met else row for row in missing]

@@ -6,10 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from manifests import shards
 from manifests.outcomes import Loss
 from pipelines import options
 from pipelines.progress import Progress
-from pipelines.stage import Stage, tag
+from pipelines.stage import Batch, Stage, tag
 from pipelines.work import Work
 
 SCHEMA = pa.schema([("id", pa.string()), ("outcome", pa.string()), ("detail", pa.string()), ("revision", pa.string()),
@@ -39,10 +40,21 @@ def count(row: dict) -> dict:
     return {"text": str(len(row["text"]))}
 
 
+def think(rows: list[dict]) -> list[dict]:
+    LOG.extend(f"think {row['id']}" for row in rows)
+    return [{"text": f"of {row['revision']}"} for row in rows]
+
+
+def length(row: dict) -> int:
+    return len(row["id"])
+
+
 LISTEN = Stage("listen", "v1", SCHEMA, listen)
 SHOUT = Stage("shout", tag(1, {}, LISTEN), SCHEMA, shout, reads=LISTEN)
 MARRY = Stage("marry", "v1", SCHEMA, marry, parts={"one": ("text",), "other": ("text",)})
 COUNT = Stage("count", tag(1, {}, MARRY), SCHEMA, count, reads=MARRY)
+
+THINK = Stage("think", "v1", SCHEMA, dict, batch=Batch(think, 4, length, {}), shared=True)
 
 
 def work(out: Path) -> Work:
@@ -50,7 +62,7 @@ def work(out: Path) -> Work:
     parser = argparse.ArgumentParser()
     options.add_arguments(parser)
     asked = options.parse(parser, parser.parse_args(["--out", str(out), "--workers", "1"]), [])
-    stages = {one.name: one for one in (LISTEN, SHOUT, MARRY, COUNT)}
+    stages = {one.name: one for one in (LISTEN, SHOUT, MARRY, COUNT, THINK)}
     return Work(asked, stages, {}, {}, Progress(str(out), stages, asked), "")
 
 
@@ -89,6 +101,26 @@ def test_a_part_that_changed_is_a_row_that_is_done_anew(out):
 def test_what_is_given_counts_as_well(out):
     all_of_it(out, {"a": "1", "b": "1"})
     assert all_of_it(out, {"a": "1", "b": "1"}, (("a", "b", "or"),))[1] == ["count a~b", "marry a~b"]
+
+
+def thought(out: Path, stage: Stage = THINK, **revisions: str) -> list[str]:
+    LOG.clear()
+    it = work(out)
+    it.ask([stage], {key: {"id": key, "revision": revision} for key, revision in revisions.items()})
+    assert it.done(revisions, ("think",)) == list(revisions)
+    rows = {row["id"]: row for key in revisions for row in shards.read(it.index["think"][key].url)}
+    assert {key: rows[key]["text"] for key in revisions} == {key: f"of {one}" for key, one in revisions.items()}
+    return sorted(LOG)
+
+
+def test_what_is_shared_is_made_once_for_whoever_has_the_same(out, tmp_path):
+    assert thought(out, a="1") == ["think a"]
+    assert thought(out, b="1", c="2") == ["think c"]
+    assert thought(out, a="2", d="1") == []
+    other = tmp_path / "other"
+    other.mkdir()
+    own = replace(THINK, shared=False)
+    assert (thought(other, own, a="1"), thought(other, own, b="1")) == (["think a"], ["think b"])
 
 
 def test_what_is_no_longer_asked_for_is_not_known_and_not_forgotten(out):
