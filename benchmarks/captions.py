@@ -1,8 +1,8 @@
 """Captions and instructions by models: in batches, as a build asks them, and one row at a time.
 
 `make bench-captions` writes benchmarks/captions-SIZE-DEVICE.json. Weights are random, in files as the Hub has them, and
-never end a text: each is as long as its settings allow, so that both ways do the same work. (Trained ones end most far
-earlier, and a batch when its last row ends.) `debug` runs on a CPU in a minute or two; the paper's sizes want a GPU:
+never end a text, so that both ways do the same work. (Trained ones end most far earlier than settings allow, and then a
+batch lasts as long as its longest row.) `debug` runs on a CPU in a minute or two; the paper's sizes want a GPU:
 `--size 7b --device cuda`, with 20 GB for files. Each kind has a process of its own, in which its memory is measured.
 """
 import argparse
@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from itertools import product
 from math import prod
@@ -42,6 +42,7 @@ ALONE = {"music": 2, "image": 8, "video": 4, "instruct": 4}    # of these rows, 
 ROWS = 16                                                      # both ways, on a CPU
 SHORT = {"music": {"max_new": 24}, "image": {}, "video": {"min_length": 8, "max_length": 32},
          "instruct": {"max_new_line": 32, "max_new_answers": 96}}  # of the debug size; the other has the defaults
+WEIGHTS = "random, and never end a text: each is as long as its settings allow"
 LOUD = 4.0  # the logits' standard deviation: some tokens are far likelier than others, as in trained models
 SIDES = [(dataset, sides[place]) for place in (0, 1) for dataset, sides in prompts.SIDES.items()]  # each four: of all
 HEARD = {"tempo": (60, 180), "tempo_confidence": (0, 1), "onset_rate": (0, 9), "loudness": (-40, -8),
@@ -66,19 +67,20 @@ def main() -> None:
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE"), "1")
     os.environ |= {} if gpu else {"CUDA_VISIBLE_DEVICES": ""}
     out = Path(values.out or HERE / f"captions-{values.size}-{values.device}.json")
-    results = {"machine": machine(torch.device(values.device)), "size": values.size}
+    results = {"machine": machine(torch.device(values.device)), "size": values.size, "weights": WEIGHTS}
     before = json.loads(out.read_text()) if out.exists() else {}
     found = before["kinds"] if results.items() <= before.items() else {}
     for kind in kinds:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            found[kind] = pool.submit(measure, kind, values.size, gpu, values.rows, values.rounds).result()
+            found[kind] = pool.submit(measure, kind, values.size, gpu, values.rows,
+                                      values.rounds or (2 if gpu else 3)).result()
         results["kinds"] = {one: found[one] for one in KINDS if one in found}
         print(json.dumps({kind: found[kind]}, indent=1), flush=True)
         out.write_text(json.dumps(results, indent=1) + "\n")  # kind by kind, so that what is done stays
 
 
-def measure(kind: str, size: str, gpu: bool, rows: int = 0, rounds: int = 0) -> dict:
-    """One model: made, written, loaded and asked, in this process. `rows`, `rounds` 0: the default."""
+def measure(kind: str, size: str, gpu: bool, rows: int, rounds: int) -> dict:
+    """One model: made, written, loaded and asked, in this process. `rows` 0: the default."""
     debug, where, (make, ask) = size == "debug", torch.device(device.claim()), KINDS[kind]
     dtype = torch.float32 if debug and not gpu else torch.bfloat16
     with tempfile.TemporaryDirectory() as folder:
@@ -86,18 +88,18 @@ def measure(kind: str, size: str, gpu: bool, rows: int = 0, rounds: int = 0) -> 
         if gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(where)
-        clock = [time.perf_counter()]
+        start = time.perf_counter()
         spec = model.choose(kind, names, dtype=str(dtype).removeprefix("torch."), **SHORT[kind] if debug else {})
-        clock.append(time.perf_counter())
+        chosen = time.perf_counter()
         captioner = model.load(spec)
-        clock.append(time.perf_counter())
+        loading = {"hashing": round(chosen - start, 2), "loading": round(time.perf_counter() - chosen, 2)}
     inputs = [ask(row, debug) for row in range(rows or (BATCHES[kind] * spec.batch if gpu else ROWS))]
     ways = {"batched": (inputs, len(inputs) if kind == "instruct" else spec.batch),  # the writer makes its own batches
             "one_by_one": (inputs[:ALONE[kind]] if gpu else inputs, 1)}
     asked(kind, captioner, inputs[:1], 1)  # what only the first call does is not counted
     given = len(spec.prompt.split()) if kind == "image" else 0  # words of BLIP's prompt, with which its texts begin
     seconds, texts, tokens = {name: [] for name in ways}, {}, {}
-    for _ in range(rounds or (2 if gpu else 3)):
+    for _ in range(rounds):
         for name, way in ways.items():
             before, start = getattr(captioner, "tokens", 0), time.perf_counter()
             texts[name] = asked(kind, captioner, *way)  # which are here when a GPU is done
@@ -105,7 +107,7 @@ def measure(kind: str, size: str, gpu: bool, rows: int = 0, rounds: int = 0) -> 
             tokens[name] = (captioner.tokens - before if kind == "instruct" else
                             sum(len(text.split()) - given for text in texts[name]))  # a word is a token
     result = {"parameters": parameters, "dtype": spec.dtype, "settings": asdict(spec.settings),
-              "batch": spec.batch, "seconds": dict(zip(("hashing", "loading"), np.diff(clock).round(2), strict=True))}
+              "batch": spec.batch, "rounds": rounds, "seconds": loading}
     for name in ways:
         median, count = np.median(seconds[name]), {"rows": len(texts[name]), "tokens": tokens[name]}
         result[name] = count | {"seconds": round(median, 3)} | {
@@ -113,6 +115,7 @@ def measure(kind: str, size: str, gpu: bool, rows: int = 0, rounds: int = 0) -> 
     pairs = [(one.split(), other.split()) for one, other in zip(texts["one_by_one"], texts["batched"], strict=False)]
     alike = [np.cumprod([*map(str.__eq__, *pair)]).sum() / max(map(len, pair)) for pair in pairs]
     result["ratio"] = round(result["batched"]["tokens_per_second"] / result["one_by_one"]["tokens_per_second"], 2)
+    # In bfloat16 random weights make more of rounding than trained ones.
     result["rows_that_differ"] = round(sum(one < 1 for one in alike) / len(alike), 3)
     result["words_before_they_do"] = round(np.mean(alike), 3)  # the share of all words
     halved = {"out_of_memory": torch.cuda.memory_stats(where)["num_ooms"]} if gpu else {}  # batches that were halved
@@ -126,8 +129,8 @@ def asked(kind: str, captioner: Callable, inputs: Sequence, step: int) -> list[s
     for start in range(0, len(order), step):
         rows = order[start:start + step]
         texts |= zip(rows, captioner([inputs[row] for row in rows], rows), strict=True)
-    for fault in (text for text in texts.values() if isinstance(text, Exception)):  # in the place of an instruction
-        raise fault
+    if faults := [text for text in texts.values() if isinstance(text, Exception)]:  # in an instruction's place
+        raise faults[0]
     return [texts[row] for row in range(len(inputs))]
 
 
@@ -159,16 +162,15 @@ def prompt(row: int, debug: bool) -> Prompt:
 # Models with random weights, in folders as the Hub's: what `choose` is told of them, and how many parameters they have.
 def mu_llama(folder: Path, debug: bool, draw: Callable[..., int]) -> tuple[dict[str, str], int]:
     """A file that holds its LLaMA-2, with the tokenizer beside it; and MERT."""
-    shape, mert = config.mullama("debug" if debug else "7b"), {}
-    if debug:
-        shape = replace(shape, dim=128, feed_forward=352, vocabulary=4000)
-        mert = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 128, "conv_dim": [32] * 7}
+    shape = config.mullama("debug" if debug else "7b")
+    size = (32, 4, 128, [32] * 7) if debug else (1024, 16, 4096, [512] * 7)
     music, ears, marks = folder / "music", folder / "mert", {0: "<unk>", 1: "<s>", 2: "</s>"}
     tokenizer(music, shape.vocabulary, marks, mullama.TEMPLATE + mullama.QUESTION)
     count = draw(music / "checkpoint.safetensors", sizes.shapes(shape), shape.vocabulary, marks)
-    hears = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096, "num_hidden_layers": 24,
-             "do_stable_layer_norm": True, "conv_bias": False} | mert
-    count += hub(ears, transformers.HubertModel, transformers.HubertConfig(**hears), draw, model_type="mert_model")
+    hears = transformers.HubertConfig(
+        hidden_size=size[0], num_attention_heads=size[1], intermediate_size=size[2], conv_dim=size[3],
+        num_hidden_layers=24, do_stable_layer_norm=True, conv_bias=False)
+    count += hub(ears, transformers.HubertModel, hears, draw, model_type="mert_model")
     return {"mullama": str(music), "mert": str(ears)}, count
 
 
@@ -188,9 +190,9 @@ def timesformer(folder: Path, debug: bool, draw: Callable[..., int]) -> tuple[di
             **{"n_embd": 128, "n_layer": 4, "n_head": 4} if debug else {}, add_cross_attention=True, is_decoder=True))
     tokenizer(video, end + 1, {end: "<|endoftext|>"}, eos_token="<|endoftext|>")
     transformers.VideoMAEImageProcessorPil().save_pretrained(processor)
-    count = hub(video, transformers.VisionEncoderDecoderModel, shape, draw, end + 1, [end],
-                decoder_start_token_id=end, pad_token_id=end, eos_token_id=end)
-    return {"video": str(video), "processor": str(processor)}, count
+    return {"video": str(video), "processor": str(processor)}, hub(
+        video, transformers.VisionEncoderDecoderModel, shape, draw, end + 1, [end], decoder_start_token_id=end,
+        pad_token_id=end, eos_token_id=end)
 
 
 def mpt(folder: Path, debug: bool, draw: Callable[..., int]) -> tuple[dict[str, str], int]:
@@ -200,8 +202,8 @@ def mpt(folder: Path, debug: bool, draw: Callable[..., int]) -> tuple[dict[str, 
     marks = {0: "<|endoftext|>", tokens - 2: "<|im_start|>", tokens - 1: "<|im_end|>"}
     known = " ".join(f"{one.system} {one.user}" for one in (prompt(row, debug) for row in range(100)))
     tokenizer(folder, tokens, marks, f"{known} system user assistant", eos_token=marks[0])
-    count = hub(folder, transformers.MptForCausalLM, shape, draw, rows, [*marks, *range(tokens, rows)])
-    return {"instruct": str(folder)}, count
+    silent = [*marks, *range(tokens, rows)]
+    return {"instruct": str(folder)}, hub(folder, transformers.MptForCausalLM, shape, draw, rows, silent)
 
 
 def tokenizer(folder: Path, count: int, marks: Mapping[int, str], known: str = "", **named: str) -> None:
@@ -233,14 +235,15 @@ def hub(folder: Path, kind: type, shape: transformers.PreTrainedConfig, draw: Ca
 def write(path: Path, shapes: Mapping[str, Sequence[int]], rows: int, silent: Iterable[int], where: torch.device,
           dtype: torch.dtype) -> int:
     """Random tensors, made on the device and written one by one; how many numbers they are. In tables of so many `rows`
-    the tokens' make logits of LOUD, and those of the `silent` none: they are never said."""
+    the tokens' make logits of LOUD, and those of the `silent` none: they are never said. All else is twice as large as
+    is usual at the start, or attention would look at everything alike, and every row would say the same."""
     seeded = torch.Generator(where).manual_seed(0)
 
     def drawn(name: str, shape: Sequence[int]) -> torch.Tensor:
         if name.endswith(".gate") or len(shape) == 1:  # zero gates do not hear; weights are norms'
             return torch.full(shape, float(name.endswith((".gate", "weight"))), dtype=dtype)
         made = torch.randn(shape, generator=seeded, device=where, dtype=dtype)
-        made *= (LOUD if shape[0] == rows else 1) * prod(shape[1:]) ** -0.5
+        made *= (LOUD if shape[0] == rows else 2) * prod(shape[1:]) ** -0.5
         if shape[0] == rows:
             made[list(silent)] = 0
         return made.cpu()

@@ -178,7 +178,7 @@ def _weights(vocabulary: dict[str, int], told: set[int], rows: int) -> dict[str,
             output[seen[head, cue], first + slot] = 1
     for slot, place in enumerate(taste):
         value[_TASTE * size + slot, place] = 1 / unit
-        output[place, _TASTE * size + slot] = 20
+        output[place, _TASTE * size + slot] = 12
 
     up, down = torch.zeros(4 * _WIDTH, _WIDTH), torch.zeros(_WIDTH, 4 * _WIDTH)
     for unit_, (after, needs, nexts) in enumerate(_RULES):
