@@ -16,6 +16,7 @@ from manifests import prompts, splits
 from pipelines import sample
 from tests.pipelines.test_build import promised
 from tests.pipelines.test_datasets_together import ledger, rows
+from tests.pipelines.test_runners import portable
 
 CLIPS = 12
 MODELS = {"caption": "mu-llama/MU-LLaMA", "image_caption": "Salesforce/blip-image-captioning-base",
@@ -249,6 +250,25 @@ def test_what_one_picture_does_to_the_model_costs_no_other(toy_hub, undisturbed,
     whole = {row["id"]: row["image_caption"] for row in rows(undisturbed, "muimage")}
     assert {row["id"]: row["image_caption"] for row in rows(tmp_path / "out", "muimage")} == {
         key: text for key, text in whole.items() if key not in (poison, mute)}
-    build(toy_hub, tmp_path / "out", "--datasets", "muimage", workers=1)  # the model is well again, and asked for the one
+    build(toy_hub, tmp_path / "out", "--datasets", "muimage", workers=1)  # the model is well again
     assert worked(tmp_path / "out")["image-caption"] == 1
     assert set(whole) - {row["id"] for row in rows(tmp_path / "out", "muimage")} == {mute}
+
+
+@pytest.mark.slow
+def test_another_runner_tries_the_models_on_its_workers_and_gives_the_same_bytes(toy_hub, tmp_path):
+    options = ("--datasets", "muimage", "--blip", MODELS["image_caption"], "--limit", "6")
+    here = [sys.executable, "-m", "pipelines", "build", *options]
+    local = subprocess.run([*here, "--out", str(tmp_path / "local"), "--workers", "1"], env=os.environ | toy_hub)
+    assert local.returncode == 0
+    (tmp_path / "empty").mkdir()
+    with portable(Path(sys.executable).parent, HF_HUB_OFFLINE="1", HF_HUB_CACHE=str(tmp_path / "empty")) as runner:
+        ended = subprocess.run([*here, "--out", str(tmp_path / "none"), *runner], env=os.environ | toy_hub,
+                               capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 1 and not list((tmp_path / "none").rglob("*.arrow"))
+        assert f"{MODELS['image_caption']}@" in ended.stderr and "cannot be fetched from the Hub" in ended.stderr
+    with portable(Path(sys.executable).parent, **toy_hub) as runner:
+        ended = subprocess.run([*here, "--out", str(tmp_path / "out"), *runner], env=os.environ | toy_hub,
+                               capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, ended.stderr
+    assert promised(tmp_path / "out") == promised(tmp_path / "local")
