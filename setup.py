@@ -16,6 +16,7 @@ setup(
         "datasets>=5.2,<6",
         "deno>=2.3",              # the JavaScript runtime that yt-dlp needs for YouTube
         "fsspec",
+        "huggingface_hub>=2.4,<3",
         "imageio-ffmpeg>=0.6",    # brings the ffmpeg that yt-dlp calls
         "librosa>=0.11,<0.12",
         "numpy>=2",

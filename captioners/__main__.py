@@ -34,7 +34,8 @@ def main(arguments_given: list[str] | None = None) -> int:
     values = parser.parse_args(arguments_given)
     try:
         spec = arguments.chosen(values, values.kind)
-        model.held(spec)
+        with model.asking(spec):
+            pass  # it is there
     except (ImportError, OSError, ValueError) as error:
         print(f"python -m captioners {values.kind}: {error}", file=sys.stderr)
         return 2
@@ -66,7 +67,8 @@ def _captioned(files: Iterable[str], spec: Spec, seed: int) -> Iterator[tuple[st
             return decode(file) | {"seed": own}
 
     def ask(inputs: list[dict]) -> list[dict | Loss]:
-        return model.captions(spec, model.held(spec), inputs, [one["seed"] for one in inputs])
+        with model.asking(spec) as captioner:
+            return model.captions(spec, captioner, inputs, [one["seed"] for one in inputs])
 
     return _batched(((path, path) for path in files), ready, ask, spec.batch)
 
@@ -90,7 +92,8 @@ def _written(files: Iterable[str], spec: Spec, seed: int) -> Iterator[tuple[str,
         return instructions.Item(given.pop("dataset"), given, own)
 
     def ask(items: list[instructions.Item]) -> list[dict | Exception]:
-        answers = model.conversations(model.held(spec), items)
+        with model.asking(spec) as writer:
+            answers = instructions.rows(items, writer)
         return [found if isinstance(found, Exception) else {"dataset": item.dataset} | found
                 for item, found in zip(items, answers, strict=True)]
 
@@ -110,7 +113,7 @@ def _batched(asked: Iterator[tuple[str, object]], ready: Callable, ask: Callable
 def _tried(ready: Callable, one: object) -> object:
     try:
         return ready(one)
-    except (Loss, OSError, ValueError) as error:
+    except (Loss, OSError, RecursionError, ValueError) as error:
         return error
 
 

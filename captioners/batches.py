@@ -12,7 +12,8 @@ def answered(ask: Callable[[list], Sequence], items: Sequence) -> list:
     (with where it was raised as a note).
 
     A batch that does not fit the memory is halved, and so is one in which something raises, until what raises is
-    alone: the others have their answers. Only a missing package is raised: it is nobody's.
+    alone: the others have their answers. What is no item's is raised: a missing package, a
+    GPU that is lost.
     """
     items, fault = list(items), None
     try:
@@ -20,6 +21,8 @@ def answered(ask: Callable[[list], Sequence], items: Sequence) -> list:
     except ImportError:
         raise
     except Exception as error:  # whatever a model raises
+        if _lost(error):
+            raise
         if len(items) == 1:
             if _memory(error):
                 return [MemoryError(OUT_OF_MEMORY)]
@@ -37,10 +40,16 @@ def answered(ask: Callable[[list], Sequence], items: Sequence) -> list:
     return [*answered(ask, items[:middle]), *answered(ask, items[middle:])]
 
 
+def _lost(error: Exception) -> bool:
+    """A GPU that an error has left unusable for this process: no item is to blame, and none will fare better."""
+    return type(error).__name__ == "AcceleratorError" and not _memory(error)
+
+
 def _memory(error: Exception) -> bool:
     """Of a GPU (torch.OutOfMemoryError), or of the machine, for which torch has no type."""
     return (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-            or "not enough memory" in str(error) or "can't allocate memory" in str(error))
+            or any(words in str(error) for words in ("out of memory", "not enough memory", "can't allocate memory",
+                                                     "ALLOC_FAILED")))
 
 
 def _release() -> None:

@@ -1,16 +1,14 @@
-"""Where a model is put: the first GPU that no other process of ours has, or the CPU.
+"""Where a model is put: a GPU that no other process of ours has, or the CPU.
 
-A GPU is claimed by a lock on a file, which ends with the process: so every process gets its own, of whichever build.
+A GPU is claimed by a lock on a file, which ends with the process, so that processes spread over the GPUs. Nobody waits
+for one: where all are claimed, it is that with the most memory left, and if this is too little, loading says so.
 """
 import fcntl
 import gc
 import os
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-_LOOK = 1.0  # s
 _claimed: dict[int, int] = {}  # number of the GPU: descriptor of its lock
 
 
@@ -21,34 +19,32 @@ def there() -> int:
 
 
 def claim() -> str:
-    """The device of this process; where all GPUs are taken, waits for one."""
-    if not there():
-        return "cpu"
-    waited = False
-    while not _claimed:
-        for number in range(there()):
-            file = os.open(_lock(number), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(file)
-                continue
+    """The device of this process."""
+    import torch
+    cards = there()
+    for number in range(0 if _claimed else cards):
+        file = os.open(_lock(number), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+        else:
             _claimed[number] = file
             break
-        else:
-            if not waited:
-                print("every GPU is taken by another process of this user's; waiting for one", file=sys.stderr)
-            waited = True
-            time.sleep(_LOOK)
-    return f"cuda:{next(iter(_claimed))}"
+    if not cards:
+        return "cpu"
+    free = lambda one: torch.cuda.mem_get_info(one)[0]  # noqa: E731
+    return f"cuda:{next(iter(_claimed)) if _claimed else max(range(cards), key=free)}"
 
 
 def release() -> None:
-    """Give back what a model that is no longer held took of the memory."""
+    """Give the GPU back, and what a model that is no longer held took of the memory."""
     gc.collect()
-    if _claimed:
+    if there():
         import torch
         torch.cuda.empty_cache()
+    while _claimed:
+        os.close(_claimed.popitem()[1])
 
 
 def _lock(number: int) -> Path:

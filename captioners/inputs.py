@@ -1,4 +1,4 @@
-"""Media → what captioning models take, as plain data: it is made in a process of its own, since media is hostile.
+"""Media → what captioning models take, as plain data: a build makes it in a process of its own, since media is hostile.
 
 Nothing here imports a model library. Raises manifests.outcomes.Loss where the media is not fit.
 """
@@ -13,6 +13,7 @@ RATE = 24000     # Hz: MERT's
 WINDOW = 60.0    # s
 _SHORTEST = 0.25  # s
 _SHORT = 480     # pixels, of a frame's shorter side, at most: twice what models look at
+_LARGE = 2048    # pixels, of a picture's longer side, at most
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 
@@ -25,7 +26,7 @@ def music(source, windows: int = 1) -> dict:
             raise Loss("too_short", f"{first.duration:.2f} s")
         number = max(1, min(windows, int(first.duration // WINDOW)))
         starts = [place * (first.duration - WINDOW) / (number - 1) for place in range(number)] if number > 1 else [0]
-        waveforms = [first, *(media.decode_audio(source, WINDOW, start) for start in starts[1:])]
+        waveforms = [first] if number == 1 else media.mono_windows(source, WINDOW, starts)
     except media.MediaError as error:
         raise Loss("no_audio" if error.missing else "decode_error", str(error)) from error
     return {"windows": [waveform.mono(RATE).astype("<f4").tobytes() for waveform in waveforms]}
@@ -36,6 +37,7 @@ def image(source) -> dict:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as found:
             picture = ImageOps.exif_transpose(found).convert("RGB")
+            picture.thumbnail((_LARGE, _LARGE))  # of a camera's only: models look at a few hundred pixels
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise

@@ -111,6 +111,14 @@ def converse_all(items: Sequence[Item], writer: Writer) -> list[Conversation | E
             for index, item in enumerate(items)]
 
 
+def rows(items: Sequence[Item], writer: Writer) -> list[dict | Exception]:
+    """`converse_all`, as fields of manifests.records.INSTRUCTION."""
+    return [found if isinstance(found, Exception) else
+            {"conversation": found.turns, "instructor": found.writer, "instructor_revision": found.revision,
+             "prompt_version": found.prompt_version, "instruction_seed": found.seed}
+            for found in converse_all(items, writer)]
+
+
 def _sides(item) -> tuple[str, ...]:
     if item.dataset not in prompts.SIDES:
         raise ValueError(f"unknown dataset {item.dataset!r}; known: {', '.join(prompts.SIDES)}")

@@ -5,22 +5,27 @@ captioners.inputs makes them; instructions: prompts) and a seed each.
 """
 import importlib
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 from captioners import device, inputs
-from captioners.instructions import Item, Writer, converse_all
 from captioners.loading import quiet
 from captioners.pinned import Pinned, folder, pin
+from manifests.messages import one_line
 from manifests.outcomes import Loss
 
 MODULES = {"music": "mullama", "image": "blip", "video": "videomae", "instruct": "chat"}
 _held: dict["Spec", Callable] = {}
+_one = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -75,52 +80,65 @@ def choose(kind: str, names: Mapping[str, str], *, by: str = "", dtype: str = ""
         quantize = ""
     made = one.settings(folders, **settings) if hasattr(one, "settings") else one.Settings(**settings)
     return Spec(kind, by or MODULES[kind], tuple(files.items()), made,
-                dtype or ("bfloat16" if device.there() else "float32"), quantize, batch or one.SIZE)
+                dtype or ("bfloat16" if device.there() else "float32"), quantize,
+                batch or max(1, one.SIZE // getattr(made, "windows", 1)))
 
 
 def load(spec: Spec) -> Callable:
     """The model, on a GPU where one is free. Raises ValueError that says what to do."""
     import torch
     one = module(spec.module)
-    folders = {role: folder(pinned) for role, pinned in spec.files}
     own = {"name": spec.name, "revision": spec.revision, "batch": spec.batch} if spec.kind == "instruct" else {}
-    return one.load(folders, spec.settings, dtype=getattr(torch, spec.dtype), device=device.claim(),
-                    quantize=spec.quantize, **own)
+    try:
+        folders = {role: folder(pinned) for role, pinned in spec.files}
+        return one.load(folders, spec.settings, dtype=getattr(torch, spec.dtype), device=device.claim(),
+                        quantize=spec.quantize, **own)
+    except (ImportError, ValueError):
+        raise
+    except Exception as error:  # whatever libraries raise at what is in files, or a GPU at its size
+        raise ValueError(f"{spec.name} cannot be loaded ({one_line(error)[:500]}); is it whole, and is there room for "
+                         "it? Fetch it again; or take fewer processes, --quantize, or a smaller model") from error
 
 
-def held(spec: Spec) -> Callable:
-    """The model, loaded once; it stays until another is asked for, since a process has room for one."""
-    if spec not in _held:
-        _held.clear()
-        device.release()
-        _held[spec] = load(spec)
-    return _held[spec]
+@contextmanager
+def asking(spec: Spec) -> Iterator[Callable]:
+    """The model, loaded once; it stays until another is asked for, since a process has room for one.
+
+    One thread asks at a time: other runners than the local one work in several, and models keep what they hear.
+    """
+    with _one:
+        if spec not in _held:
+            release()
+            _held[spec] = load(spec)
+        yield _held[spec]
+
+
+def release() -> None:
+    """Let the model go, and its GPU."""
+    with _one:
+        if _held:
+            _held.clear()
+            device.release()
 
 
 def try_out(spec: Spec) -> None:
     """Load it once, in a process of its own that leaves no trace of it here. Raises ValueError that says what to do."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
-            pool.submit(_try_out, spec).result()
+            pool.submit(_try_out, spec, os.getpid()).result()
         except BrokenProcessPool:
-            raise ValueError(f"{spec.name}: the process that loaded it was killed: there is too little memory; take "
-                             "fewer workers, --quantize, or a smaller model") from None
+            raise ValueError(f"{spec.name}: the process that loaded it was killed, as where there is too little "
+                             "memory; take --quantize, or a smaller model") from None
 
 
 def captions(spec: Spec, captioner: Callable, inputs: Sequence[dict], seeds: Sequence[int]) -> list[dict | Loss]:
     """Fields of manifests.records.CAPTION for each; Loss("caption_failed") where the model says nothing."""
     told = {"captioner": spec.name, "captioner_revision": spec.revision, "caption_prompt": spec.prompt}
+    # On one line: a model may well write others.
+    texts = [" ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+             for text in captioner(inputs, seeds)]
     return [{"caption": text, "caption_seed": seed, **told} if text else
-            Loss("caption_failed", f"{spec.name} said nothing")
-            for text, seed in zip(captioner(inputs, seeds), seeds, strict=True)]
-
-
-def conversations(writer: Writer, items: Sequence[Item]) -> list[dict | Exception]:
-    """Fields of records.INSTRUCTION for each; Loss("instruction_failed") where no answer passes its checks."""
-    return [found if isinstance(found, Exception) else
-            {"conversation": found.turns, "instructor": found.writer, "instructor_revision": found.revision,
-             "prompt_version": found.prompt_version, "instruction_seed": found.seed}
-            for found in converse_all(items, writer)]
+            Loss("caption_failed", f"{spec.name} said nothing") for text, seed in zip(texts, seeds, strict=True)]
 
 
 def decoder(spec: Spec) -> Callable[[bytes], dict]:
@@ -130,11 +148,14 @@ def decoder(spec: Spec) -> Callable[[bytes], dict]:
     return partial(inputs.video, count=spec.settings.frames) if spec.kind == "video" else inputs.image
 
 
-def _try_out(spec: Spec) -> None:
-    try:
-        load(spec)
-    except (ImportError, MemoryError, OSError, RuntimeError) as error:  # a GPU's own errors are RuntimeErrors
-        raise ValueError(f"{spec.name}: {error}") from None
+def _try_out(spec: Spec, starter: int) -> None:
+    def leave_with_it() -> None:  # or a build that is killed now would leave the GPU taken
+        while os.getppid() == starter:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=leave_with_it, daemon=True).start()
+    load(spec)
 
 
 def module(name: str) -> ModuleType:

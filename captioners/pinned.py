@@ -28,8 +28,13 @@ class Pinned:
 
     @property
     def title(self) -> str:
-        """What is told of it in a dataset: of a path its last part, since the rest is nobody's business."""
-        return os.path.basename(self.name) if os.path.isabs(self.name) else self.name
+        """What is told of it in a dataset: of a path the directory's name, since the rest is nobody's business."""
+        if not os.path.isabs(self.name):
+            return self.name
+        path = Path(self.name)
+        if path.parent.name == "snapshots":  # of a Hub cache
+            return path.parents[1].name.removeprefix("models--").replace("--", "/")
+        return (path if path.is_dir() else path.parent).name
 
 
 def pin(name: str, weights: bool = True) -> Pinned:

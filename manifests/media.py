@@ -6,7 +6,7 @@ message for a person; OSError is the file system's, MemoryError is for the calle
 """
 import errno
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
@@ -67,18 +67,54 @@ def probe(media) -> Probe:
                      container.format.name, len(container.streams))
 
 
-def decode_audio(media, seconds: float | None = None, start: float = 0.0) -> Waveform:
-    """Decode the first audio stream: `seconds` from `start` are kept, the rest is decoded, counted and dropped.
+def decode_audio(media, seconds: float | None = None) -> Waveform:
+    """Decode the first audio stream: its first `seconds` are kept, the rest is decoded, counted and dropped.
 
     Never more than 128 MiB are kept: six minutes of stereo at 44.1 kHz, half a minute of 5.1 at 192 kHz.
 
     Samples are float32 as FFmpeg gives them: lossy codecs may exceed 1.0.
     """
+    kept, counted, rate = [], 0, 0
+    for part in _audio(media):
+        rate = part.sample_rate
+        limit = _MAX_VALUES // part.layout.nb_channels
+        if seconds is not None:
+            limit = min(limit, round(seconds * rate))
+        if counted < limit:
+            kept.append(_samples(part)[: limit - counted])
+        counted += part.samples
+    if not counted:
+        raise MediaError("the audio stream holds no samples")
+    return Waveform(np.ascontiguousarray(np.concatenate(kept).T, np.float32), rate, counted / rate)
+
+
+def mono_windows(media, seconds: float, starts: Sequence[float]) -> list[Waveform]:
+    """`seconds` of the first audio stream from each of `starts`, s, in one pass: the mean of the channels, [1, n].
+
+    Raises MediaError where one starts behind the end.
+    """
+    kept: list[list[np.ndarray]] = [[] for _ in starts]
+    counted, rate = 0, 0
+    for part in _audio(media):
+        rate = part.sample_rate
+        for place, start in enumerate(starts):
+            first = round(start * rate)
+            last = first + round(seconds * rate)
+            if first < counted + part.samples and counted < last:
+                kept[place].append(_samples(part)[max(first - counted, 0):last - counted].mean(axis=1))
+        counted += part.samples
+    if not all(kept):
+        raise MediaError(f"it ends before {max(starts):g} s" if counted else "the audio stream holds no samples")
+    return [Waveform(np.concatenate(parts)[None], rate, counted / rate) for parts in kept]
+
+
+def _audio(media) -> Iterator[av.AudioFrame]:
+    """The first audio stream, part by part, all of one rate and layout."""
     with _open(media) as container:
         stream = _stream(container, "audio")
         if stream is None:
             raise MediaError("there is no audio stream", missing="audio")
-        kept, counted, skip, limit, rate, layout, resampler, shape = [], 0, 0, 0, 0, None, None, None
+        rate, layout, resampler, shape = 0, None, None, None
         for frame in _frames(container, stream):
             if shape != (frame.format.name, frame.layout.name, frame.sample_rate):
                 # A stream may change in mid-course (chained Ogg, broadcast recordings): bring it to its first form.
@@ -86,20 +122,14 @@ def decode_audio(media, seconds: float | None = None, start: float = 0.0) -> Wav
                 _check(frame.sample_rate, frame.layout.nb_channels)
                 if resampler is None:
                     rate, layout = frame.sample_rate, frame.layout.name
-                    skip, limit = round(start * rate), _MAX_VALUES // frame.layout.nb_channels
-                    if seconds is not None:
-                        limit = min(limit, round(seconds * rate))
                 # Packed, because PyAV reads past the planes of eight and more channels.
                 resampler = av.AudioResampler(format="flt", layout=layout, rate=rate)
-            for part in resampler.resample(frame):
-                if skip < counted + part.samples and counted < skip + limit:
-                    packed = part.to_ndarray().reshape(part.samples, -1)[max(skip - counted, 0):skip + limit - counted]
-                    # Floating-point audio may hold anything; one NaN would poison every measurement.
-                    kept.append(np.nan_to_num(packed, nan=0.0, posinf=0.0, neginf=0.0))
-                counted += part.samples
-    if not kept:
-        raise MediaError("the audio stream holds no samples" if not counted else f"it ends before {start:g} s")
-    return Waveform(np.ascontiguousarray(np.concatenate(kept).T, np.float32), rate, counted / rate)
+            yield from resampler.resample(frame)
+
+
+def _samples(part: av.AudioFrame) -> np.ndarray:
+    """float32 [n, channels]. Floating-point audio may hold anything; one NaN would poison every measurement."""
+    return np.nan_to_num(part.to_ndarray().reshape(part.samples, -1), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def frames(media, count: int, short_side: int | None = None) -> np.ndarray:

@@ -85,7 +85,8 @@ def build(options: Options) -> dict:
         missing = [shard for plan in plans.values() for shard in plan if not write.written(out, shard)]
         if missing:
             progress.expect({"write": sum(len(shard.rows) for shard in missing)})
-            write.run(out, missing, options.pipeline(small=sum(shard.media for shard in missing) < _LITTLE))
+            little = sum(shard.media for shard in missing) < _LITTLE
+            write.run(out, missing, options.pipeline(options.processes(little)))
 
         stats = report.statistics(lines, work)
         for dataset, found in lines.items():

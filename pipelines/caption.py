@@ -36,7 +36,7 @@ def stage(name: str, kind: str, options: Options) -> Stage:
                      partial(say, kind=kind, seed=seed), parts=_MEASURED[kind], cost=0.0006)
     cards = device.there()
     batch = Batch(partial(ask, spec=spec, seed=seed), spec.batch, _length,
-                  {"measurement": ("duration",)} if kind == "music" else {},
+                  {"measurement": ("duration",)} if kind == "music" else {}, partial(load, spec),
                   min(_THREADS, os.cpu_count() or 1) if cards else 1)
     decode = partial(ready, kind=kind, decode=model.decoder(spec), limits=options.limits)
     return Stage(name, tag(VERSION, spec.version() | {"seed": seed}), records.CAPTION, decode, parts=_MEDIA[kind],
@@ -71,15 +71,17 @@ def ready(row: dict, kind: str, decode: Callable[[bytes], dict], limits: sandbox
 
 def ask(inputs: list[dict], spec: Spec, seed: int) -> list[dict | Loss]:
     """Fields of records.CAPTION for each; Loss("caption_failed") where the model says nothing."""
-    return model.captions(spec, held(spec), inputs, [key_seed(one["revision"], seed) for one in inputs])
+    with model.asking(spec) as captioner:
+        return model.captions(spec, captioner, inputs, [key_seed(one["revision"], seed) for one in inputs])
 
 
-def held(spec: Spec) -> Callable:
-    """The model of this process, on one thread: workers are the parallelism, and sums must not depend on the number of
-    cores."""
+def load(spec: Spec) -> None:
+    """Have the model here. It works on one thread: workers are the parallelism, and sums must not depend on the number
+    of cores."""
     import torch
     torch.set_num_threads(1)
-    return model.held(spec)
+    with model.asking(spec):
+        pass
 
 
 def key_seed(key: str, seed: int) -> int:

@@ -1,12 +1,12 @@
 """instruct: what a person asks and what the model answers, from captions. Done once per row and its captions."""
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 
-from captioners import device, model, template
-from captioners.instructions import Item
+from captioners import device, instructions, model, template
 from captioners.model import Spec
 from manifests import prompts, records
-from pipelines.caption import held, key_seed
+from pipelines.caption import key_seed, load
 from pipelines.options import Options
 from pipelines.stage import Batch, Stage, tag
 
@@ -32,7 +32,8 @@ def stage(dataset: str, options: Options, captions: tuple[str, ...], measured: t
                                                                "prompts": prompts.VERSION}), records.INSTRUCTION,
                  partial(item, dataset=dataset, captions=captions, measured=measured, seed=options.seed),
                  parts=told | dict.fromkeys(measured, _FIELDS),
-                 batch=Batch(partial(ask, spec=spec), most, _length, told), cost=0.003 if spec is None else 5.0,
+                 batch=Batch(partial(ask, spec=spec), most, _length, told, spec and partial(load, spec)),
+                 cost=0.003 if spec is None else 5.0,
                  least=least, most=most, processes=processes)
 
 
@@ -47,8 +48,8 @@ def item(row: dict, dataset: str, captions: tuple[str, ...], measured: tuple[str
 
 def ask(items: list[dict], spec: Spec | None) -> list[dict | Exception]:
     """Fields of records.INSTRUCTION for each; Loss("instruction_failed") where no answer passes its checks."""
-    writer = template.Template() if spec is None else held(spec)
-    return model.conversations(writer, [Item(**one) for one in items])
+    with nullcontext(template.Template()) if spec is None else model.asking(spec) as writer:
+        return instructions.rows([instructions.Item(**one) for one in items], writer)
 
 
 def _length(row: Mapping) -> int:

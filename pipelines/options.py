@@ -63,19 +63,23 @@ class Options:
     flags: tuple[str, ...]  # the runner's own
     worker_timeout: float
 
-    def pipeline(self, small: bool = False, workers: int = 0, most: int = 0) -> beam.Pipeline:
-        """An empty pipeline on the chosen runner. `small`: done here before processes would have started.
+    def processes(self, small: bool = False, least: int = 0, most: int = 0) -> int:
+        """How many to work with here; 1 is this one. `small`: what is done before others would have started.
 
-        `workers`: so many processes here at least, for work that waits more than it computes; `most`: and at most, for
-        work that needs what there are so many of.
+        `least`: so many at least, for work that waits more than it computes; `most`: and at most, for work that needs
+        what there are so many of.
         """
+        return 1 if small else min(max(self.workers, least), most or math.inf)
+
+    def pipeline(self, processes: int = 0) -> beam.Pipeline:
+        """An empty pipeline on the chosen runner; here, with so many processes (0: `self.workers`)."""
         if self.runner != "FnApiRunner":
             return beam.Pipeline(options=PipelineOptions([f"--runner={self.runner}", *self.flags]))
-        # Named explicitly: DirectRunner would try to download Prism first. One worker is this process.
+        # Named explicitly: DirectRunner would try to download Prism first.
+        processes = processes or self.workers
         command = f"exec {shlex.quote(sys.executable)} -m pipelines.worker"
-        workers = min(max(self.workers, workers), most or math.inf)
-        where = SubprocessSDKEnvironment.from_command_string(command) if workers > 1 and not small else None
-        return beam.Pipeline(FnApiRunner(where), PipelineOptions([f"--direct_num_workers={workers if where else 1}"]))
+        where = SubprocessSDKEnvironment.from_command_string(command) if processes > 1 else None
+        return beam.Pipeline(FnApiRunner(where), PipelineOptions([f"--direct_num_workers={processes}"]))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -145,7 +149,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runner", default="FnApiRunner",
                         help="a Beam runner; flags that are not listed here are passed on to it")
     parser.add_argument("--worker-timeout", type=float, default=900.0,
-                        help="seconds until a worker of another runner must have answered (default: 900)")
+                        help="seconds until a worker of another runner must have answered, and loaded each model once "
+                             "(default: 900)")
 
 
 def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: list[str]) -> Options:
@@ -205,14 +210,16 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
         except ValueError as error:
             parser.error(str(error))
     thresholds = Thresholds(**{threshold.name: getattr(values, threshold.name) for threshold in fields(Thresholds)})
+    # Models last: fetching them takes long, and other mistakes should be told before.
+    audio, pairs = _audioset(parser, values), _pairing(parser, values)
     return Options(
         source=values.source, out=storage.absolute(values.out), media=values.media and storage.absolute(values.media),
         limit=values.limit, datasets=datasets, workers=values.workers,
         models=_models(parser, values, datasets), seed=values.seed,
         assignment=values.assignment or _ASSIGNMENT[values.source], max_bytes=values.max_bytes,
-        audioset=_audioset(parser, values), limits=Limits(values.max_file_seconds, values.max_file_memory),
+        audioset=audio, limits=Limits(values.max_file_seconds, values.max_file_memory),
         retry=tuple(values.retry), tagger=tagger, thresholds=thresholds,
-        pairing=_pairing(parser, values),
+        pairing=pairs,
         both_directions=values.both_directions, tempo_edits=values.tempo_edits, pitch_edits=values.pitch_edits,
         descriptions=values.descriptions and storage.absolute(values.descriptions),
         drop_contradictions=values.drop_contradictions, runner=values.runner, flags=tuple(rest),
@@ -227,9 +234,12 @@ def _models(parser: argparse.ArgumentParser, values: argparse.Namespace,
     if unused := sorted(named - needed):
         parser.error(f"a model for {', '.join(unused)} is named, but none of the datasets needs one")
     wanted = needed if values.captions == "models" else named
+    how = ("dtype", "quantize", "batch", "lavis")
+    if not wanted and (idle := [name for name in how if getattr(values, name)] + ["windows"] * (values.windows > 1)):
+        parser.error(f"--{', --'.join(idle)}: goes with --captions models, or with a model")
     try:
         return {kind: arguments.chosen(values, kind) for kind in sorted(wanted)}
-    except (ImportError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         parser.error(f"--captions: {error}")
 
 

@@ -47,11 +47,11 @@ class Pair:
 
 def find(out: str, keys: Iterable[str], measured: Mapping[str, Entry], source: Mapping[str, str],
          split: Mapping[str, str], recording: Mapping[str, str], settings: Settings,
-         pipeline_factory: Callable[[bool], beam.Pipeline]) -> tuple[list[Pair], dict[str, str]]:
+         pipeline_factory: Callable[[], beam.Pipeline]) -> tuple[list[Pair], dict[str, str]]:
     """All pairs of the clips `keys`, sorted; and of those in none the reason: {id: detail}.
 
     `source`, `split` and `recording` tell each clip's source video, split, and recording (near-duplicates share one).
-    Cached by its input. `pipeline_factory(small)` gives an empty pipeline; few clips are paired in this process.
+    Cached by its input. `pipeline_factory` gives an empty pipeline; few clips are paired in this process.
     """
     keys = sorted(set(keys))
     folder, name = storage.join(out, "stages", "pairs"), _name(keys, measured, source, split, recording, settings)
@@ -130,7 +130,7 @@ def _numbers(url: str, batch: pa.RecordBatch, name: str) -> np.ndarray:
 
 
 def _in_parts(folder: str, clips: Clips, settings: Settings,
-              pipeline_factory: Callable[[bool], beam.Pipeline]) -> Found:
+              pipeline_factory: Callable[[], beam.Pipeline]) -> Found:
     """By workers, a bucket of tempi each. What they share is one small file; what they find lies beside it, so that a
     killed build's buckets are not searched again.
     """
@@ -142,7 +142,7 @@ def _in_parts(folder: str, clips: Clips, settings: Settings,
     parts = [storage.join(folder, f"{number:05d}-of-{count:05d}.arrow") for number in range(count)]
     todo = [(number, part) for number, part in enumerate(parts) if not storage.exists(part)]
     if todo:
-        pipeline = pipeline_factory(False)
+        pipeline = pipeline_factory()
         _ = (pipeline | "buckets" >> beam.Create(todo) | "spread" >> beam.Reshuffle()
              | "pairs" >> beam.Map(_part, table, count, settings))
         to_the_end(pipeline)

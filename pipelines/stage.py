@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import apache_beam as beam
@@ -28,6 +27,7 @@ from manifests.outcomes import DONE, TRANSIENT, Loss
 from pipelines import join
 from pipelines.sandbox import MACHINE, Failed, cpu_seconds
 
+_MEDIA = 2**28  # bytes, encoded, of a batch
 _KNOWN = ("id", "source_id", "revision")  # of a row's input: kept for losses, too
 
 
@@ -46,6 +46,7 @@ class Batch:
     size: int
     length: Callable[[dict], float]   # of a row of which only `needs` was read
     needs: join.Columns
+    load: Callable[[], None] | None = None  # what asking takes; where it fails, no row is to blame
     threads: int = 1                  # in which `each` goes ahead, by a batch at most
 
 
@@ -260,7 +261,7 @@ def _commit(stage: Stage, attempt: str, todo: list[str], inputs: Iterator[dict],
     """Write the shard, then its marker: one row for each key of `todo`, or of those that came before a Stop."""
     wall, cpu = time.time(), _cpu_seconds()
     marks: dict[str, dict] = {}
-    stopped, elsewhere = False, [0.0]
+    stopped, elsewhere = False, []
 
     def results() -> Iterator[dict]:
         nonlocal stopped
@@ -288,7 +289,7 @@ def _commit(stage: Stage, attempt: str, todo: list[str], inputs: Iterator[dict],
         raise RuntimeError(f"{attempt}: keys {sorted(set(todo) ^ set(marks))[:5]} went missing between the stages; "
                            "remove the input shard to have it made again")
     storage.write_json(f"{attempt}.json", {"rows": marks, "started": wall, "seconds": time.time() - wall,
-                                           "cpu_seconds": _cpu_seconds() - cpu + elsewhere[0]}, indent=None)
+                                           "cpu_seconds": _cpu_seconds() - cpu + sum(elsewhere)}, indent=None)
 
 
 def _cpu_seconds() -> float:
@@ -304,7 +305,7 @@ def _together(stage: Stage, inputs: Iterator[dict], elsewhere: list[float]) -> I
     def ready(row: dict) -> dict | Exception:
         before = cpu_seconds()
         found = _tried(stage.each, row)
-        elsewhere[0] += cpu_seconds() - before
+        elsewhere.append(cpu_seconds() - before)
         return found
 
     def asked(coming: list[tuple[dict, Future]]) -> Iterator[tuple[dict, dict | Exception]]:
@@ -315,12 +316,24 @@ def _together(stage: Stage, inputs: Iterator[dict], elsewhere: list[float]) -> I
 
     with ThreadPoolExecutor(stage.batch.threads) as pool:
         waiting: list[tuple[dict, Future]] = []
-        while rows := list(islice(inputs, stage.batch.size)):
+        while rows := _batch(inputs, stage.batch.size):
+            if stage.batch.load:
+                stage.batch.load()
             known = [{name: row[name] for name in _KNOWN if name in row} for row in rows]
             coming = list(zip(known, [pool.submit(ready, row) for row in rows], strict=True))
             yield from asked(waiting)
             waiting = coming
         yield from asked(waiting)
+
+
+def _batch(inputs: Iterator[dict], size: int) -> list[dict]:
+    """The next rows: so many, or as many as have so much media."""
+    rows, held = [], 0
+    while len(rows) < size and held < _MEDIA and (row := next(inputs, None)):
+        rows.append(row)
+        held += sum(len(value) for part in row.values() if isinstance(part, dict)
+                    for value in part.values() if isinstance(value, bytes))
+    return rows
 
 
 def _tried(each: Callable[[dict], dict], row: dict) -> dict | Exception:

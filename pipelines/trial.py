@@ -1,9 +1,10 @@
 """trial: every model of a build is loaded once before any work, so that one that cannot be is told of then.
 
-What was loaded for an OUT once, at the same revision and in the same way, is not tried there again.
+What this machine loaded for an OUT once, at the same revision and in the same way, is not tried there again.
 """
 import hashlib
 import json
+import platform
 from collections.abc import Iterable
 
 from captioners.model import Spec
@@ -20,5 +21,5 @@ def passed(out: str, specs: Iterable[Spec]) -> None:
 
 
 def _marker(out: str, spec: Spec) -> str:
-    told = json.dumps([spec.kind, spec.version()], sort_keys=True)
+    told = json.dumps([platform.node(), spec.kind, spec.version()], sort_keys=True)
     return storage.join(out, "stages", "models", f"{spec.kind}-{hashlib.sha256(told.encode()).hexdigest()[:12]}.json")

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+from captioners import model
 from manifests import storage, tags
 from manifests.outcomes import DONE
 from pipelines import stage
@@ -42,9 +43,20 @@ class Work:
         that is wanted, not from what is missing: a resumed build then cuts the rest into the same shards as an
         undisturbed one. About 2·√n of them keep markers few and losses to a kill small.
         """
+        first = chain[0]
         self._know(chain, rows)
-        fresh = self._fresh(chain[0], rows)
-        self._run(chain, fresh, [key for one in chain[1:] for key in self._pending(one, rows)])
+        missing = self._missing(first, rows)
+        if first.shared:  # what several keys have is made for one of them, and copied for the others
+            met = self._met(first)
+            new = {row["revision"]: row for row in reversed(missing)
+                   if row["revision"] not in met or not first.settled(met[row["revision"]][1])}
+            self._run(chain, self._tasks(first, [row for row in missing if new.get(row["revision"]) is row], len(rows)))
+            self._know(chain, rows)
+            made, met = {row["id"] for row in new.values()}, self._met(first)
+            missing = [row | {"copy": Part(met[row["revision"]][1].url, met[row["revision"]][0])} for row in missing
+                       if row["id"] not in made]
+        self._run(chain, self._tasks(first, missing, len(rows)),
+                  [key for one in chain[1:] for key in self._pending(one, rows)])
         self._know(chain, rows)
 
     def follow(self, chain: Sequence[Stage], keys: Collection[str]) -> None:
@@ -90,16 +102,23 @@ class Work:
                 self.index[one.name] = {key: entry for key, entry in known.items()
                                         if key in before and before[key].shard == entry.shard}
 
-    def _fresh(self, one: Stage, rows: Mapping[str, dict]) -> list[Task]:
-        """Tasks for what was never done, or failed for a reason that may pass."""
+    def _missing(self, one: Stage, rows: Mapping[str, dict]) -> list[dict]:
+        """What was never done, or failed for a reason that may pass."""
         if one.lanes and Breaker(self.options.out).open():
             return []
-        missing = [row for key, row in rows.items() if not one.settled(self.index[one.name].get(key))]
-        if one.shared and missing:
-            met = {entry.revision: Part(entry.url, key) for key, entry in self.marks[one.name].index().items()
-                   if entry.outcome == DONE}
-            missing = [row | {"copy": met[row["revision"]]} if row["revision"] in met else row for row in missing]
-        size = min(max(math.isqrt(len(rows)) // 2, one.least), one.most)
+        return [row for key, row in rows.items() if not one.settled(self.index[one.name].get(key))]
+
+    def _met(self, one: Stage) -> dict[str, tuple[str, Entry]]:
+        """By revision, a key that the stage was ever asked for with it, done if one was, and what became of that."""
+        met: dict[str, tuple[str, Entry]] = {}
+        for key, entry in self.marks[one.name].index().items():
+            if entry.revision not in met or entry.outcome == DONE:
+                met[entry.revision] = key, entry
+        return met
+
+    def _tasks(self, one: Stage, missing: list[dict], wanted: int) -> list[Task]:
+        """`missing`, of so many as are `wanted`, as shards."""
+        size = min(max(math.isqrt(wanted) // 2, one.least), one.most)
         if one.lanes:
             size = min(size, max(len(missing) // one.lanes, 1))
         generation = 1 + max((int(stem[1:5]) for stem in self.marks[one.name].read), default=0)
@@ -113,7 +132,7 @@ class Work:
         return [key for key in keys
                 if key in before and before[key].outcome == DONE and not one.settled(own.get(key))]
 
-    def _run(self, chain: Sequence[Stage], fresh: list[Task], behind: list[str]) -> None:
+    def _run(self, chain: Sequence[Stage], fresh: list[Task], behind: Sequence[str] = ()) -> None:
         by_shard: dict[str, set[str]] = {}
         for key in behind:
             by_shard.setdefault(self._shard(chain, key), set()).add(key)
@@ -127,8 +146,10 @@ class Work:
             expected[one.name] = carried
         self.progress.expect(expected)
         small = sum(one.cost * expected[one.name] for one in chain) < _LITTLE
-        pipeline = self.options.pipeline(small=small, workers=min(chain[0].lanes, len(fresh)),
-                                         most=chain[0].processes)
+        processes = self.options.processes(small, min(chain[0].lanes, len(fresh)), chain[0].processes)
+        if processes > 1:
+            model.release()  # what little work brought here, they may need the room of
+        pipeline = self.options.pipeline(processes)
         stage.run(self.options.out, work, list(chain), pipeline, self.token)
 
     def _shard(self, chain: Sequence[Stage], key: str) -> str:

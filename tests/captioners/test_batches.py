@@ -133,3 +133,14 @@ def test_an_error_that_is_returned_holds_nothing():
 
     found = answered(ask, range(2))
     assert [str(one) for one in found] == ["bad", "bad"] and not any(one() for one in held)
+
+
+class AcceleratorError(RuntimeError):
+    """Named as torch's, of a GPU that is lost to the process."""
+
+
+def test_a_gpu_that_is_lost_is_no_items_fault():
+    def ask(items: list) -> list:
+        raise AcceleratorError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(AcceleratorError):
+        answered(ask, [1, 2, 3])

@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from captioners import inputs
-from manifests import media
 from manifests.outcomes import Loss
 from pipelines.sample import render
 from tests.conftest import encode, tone
@@ -74,29 +73,6 @@ def test_what_is_no_music_is_lost(source: bytes, reason: str) -> None:
     with pytest.raises(Loss) as raised:
         inputs.music(source)
     assert raised.value.reason == reason
-
-
-@pytest.mark.parametrize(("container", "codec"), [("flac", "flac"), ("wav", "pcm_s16le")])
-@pytest.mark.parametrize("start", [0.0, 0.25, 1.0, 2.37, 3.99])
-def test_decoding_from_a_second_on(container: str, codec: str, start: float) -> None:
-    """Sample by sample what a cut of the whole is, wherever frames of the codec begin."""
-    samples = np.random.default_rng(0).uniform(-0.9, 0.9, (2, 4 * 8000)).astype(np.float32)
-    source = encode(samples, 8000, container, codec)
-    whole = media.decode_audio(source)
-    begin = round(start * 8000)
-    for seconds in (None, 0.5, 100.0):
-        part = media.decode_audio(source, seconds, start)
-        end = None if seconds is None else begin + round(seconds * 8000)
-        assert np.array_equal(part.samples, whole.samples[:, begin:end]) and part.samples.size
-        assert (part.rate, part.duration) == (8000, whole.duration)
-    assert np.abs(whole.samples - samples).max() < 1e-4
-
-
-def test_beyond_the_end_is_an_error() -> None:
-    source = encode(tone(2), 22050, "wav", "pcm_s16le")
-    for start in (2.0, 5.0):
-        with pytest.raises(media.MediaError, match=f"it ends before {start:g} s"):
-            media.decode_audio(source, 1.0, start)
 
 
 def test_a_picture_stands_as_its_exif_says() -> None:

@@ -68,15 +68,15 @@ def test_instructions_from_captions(toy_hub, tmp_path):
             {"dataset": "muedit", "source": "A slow song.", "target": "A fast song.", "edit": "pair", "amount": None}]
     asked = tmp_path / "asked.jsonl"
     asked.write_text("\n".join([json.dumps(good[0]), "{not json", json.dumps(good[1]), '["a list"]',
-                                '{"dataset": "mudance"}', "", json.dumps(good[2])]))
+                                '{"dataset": "mudance"}', "[" * 9999, "", json.dumps(good[2])]))
     lines, said = run(toy_hub, "instruct", asked, tmp_path / "none.jsonl", expect=1)
     found = [json.loads(line) for line in lines]
     assert [row["dataset"] for row in found] == ["muimage", "musicqa", "muedit"]
     assert [len(row["conversation"]) for row in found] == [2, 18, 2]
     assert {row["instructor"] for row in found} == {chat.MODEL}
     told = said.splitlines()
-    assert [f"asked.jsonl:{number}: " in line for number, line in zip((2, 4, 5), told, strict=False)] == [True] * 3
-    assert "unknown dataset 'mudance'" in told[2] and "none.jsonl" in told[3] and len(told) == 4
+    assert [f"asked.jsonl:{number}: " in line for number, line in zip((2, 4, 5, 6), told, strict=False)] == [True] * 4
+    assert "unknown dataset 'mudance'" in told[2] and "none.jsonl" in told[4] and len(told) == 5
 
 
 @pytest.mark.parametrize(("arguments", "said"), [

@@ -252,7 +252,7 @@ def test_a_directory_is_preferred_to_an_id_of_its_name(tmp_path, monkeypatch, of
 def test_a_file_is_a_model_too(tmp_path):
     (tmp_path / "checkpoint.pth").write_bytes(b"weights")
     pinned = pin(str(tmp_path / "checkpoint.pth"))
-    assert pinned.title == "checkpoint.pth" and folder(pinned) == tmp_path / "checkpoint.pth"
+    assert pinned.title == tmp_path.name and folder(pinned) == tmp_path / "checkpoint.pth"
     (tmp_path / "checkpoint.pth").write_bytes(b"Weights")
     assert pin(pinned.name).revision != pinned.revision
 

@@ -251,3 +251,26 @@ def test_real_files(shared_media):
         parts = media.part(str(shared_media / name))
         assert media.decode_audio(parts["audio"]).duration == pytest.approx(seconds, abs=0.02), name
         assert (parts["video"] is not None) == video, name
+
+
+@pytest.mark.parametrize(("container", "codec"), [("flac", "flac"), ("wav", "pcm_s16le")])
+def test_windows_are_cuts_of_the_whole(container, codec):
+    """Sample by sample, wherever frames of the codec begin, overlapping or not."""
+    samples = np.random.default_rng(0).uniform(-0.9, 0.9, (2, 4 * 8000)).astype(np.float32)
+    source = encode(samples, 8000, container, codec)
+    whole = media.decode_audio(source)
+    starts = (0.0, 0.25, 1.0, 2.37, 3.99)
+    for seconds in (0.5, 2.0, 100.0):
+        found = media.mono_windows(source, seconds, starts)
+        for start, window in zip(starts, found, strict=True):
+            begin = round(start * 8000)
+            cut = whole.samples[:, begin:begin + round(seconds * 8000)].mean(axis=0)
+            assert window.samples.shape == (1, len(cut)) and np.allclose(window.samples[0], cut, atol=1e-7)
+            assert (window.rate, window.duration) == (8000, whole.duration)
+
+
+def test_a_window_beyond_the_end_is_an_error():
+    source = encode(tone(2), 22050, "wav", "pcm_s16le")
+    for start in (2.0, 5.0):
+        with pytest.raises(media.MediaError, match=f"it ends before {start:g} s"):
+            media.mono_windows(source, 1.0, [0.0, start])

@@ -1,5 +1,6 @@
 """Stages that take rows together: what a batch is made of, and what becomes of its rows."""
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def ask(rows: list[dict], log: str, room: int) -> list:
 
 
 def batched(log: Path, size: int = 4, room: int = 100, threads: int = 2) -> Stage:
-    batch = Batch(partial(ask, log=str(log), room=room), size, lambda row: len(row["text"]), {}, threads)
+    batch = Batch(partial(ask, log=str(log), room=room), size, lambda row: len(row["text"]), {}, threads=threads)
     return Stage("shout", "v1", SCHEMA, ready, batch=batch)
 
 
@@ -97,6 +98,25 @@ def test_a_missing_package_ends_the_run(tmp_path, log):
     one = Stage("shout", "v1", SCHEMA, ready, batch=Batch(absent, 2, lambda row: 0, {}))
     with pytest.raises(Exception, match="not_there"):
         run(tmp_path / "out", one, "a", "b")
+
+
+def test_what_asking_takes_cannot_be_had_and_no_row_is_to_blame(tmp_path, log):
+    def load() -> None:
+        raise ValueError("the model is not there")
+    one = batched(log)
+    one = replace(one, batch=replace(one.batch, load=load))
+    with pytest.raises(Exception, match="the model is not there"):
+        run(tmp_path / "out", one, "a", "b")
+    assert asked(log) == [] and not list((tmp_path / "out").rglob("*.json"))
+
+
+def test_a_batch_ends_where_its_media_are_too_much(monkeypatch):
+    monkeypatch.setattr(stage, "_MEDIA", 10)
+    sizes = iter([{"id": str(size), "clip": {"audio": bytes(size)}, "other": None} for size in (4, 4, 4, 20, 1, 1, 1)])
+    found = []
+    while batch := stage._batch(sizes, 3):
+        found.append([len(row["clip"]["audio"]) for row in batch])
+    assert found == [[4, 4, 4], [20], [1, 1, 1]]
 
 
 def test_content_that_was_met_is_copied_and_not_asked_for(tmp_path, log):

@@ -17,12 +17,12 @@ from pipelines.stage import Entry
 MAJOR = np.isin(np.arange(12), (0, 2, 4, 5, 7, 9, 11)) / 7
 
 
-def pipeline(small: bool = False, workers: int = 1) -> beam.Pipeline:
+def pipeline(workers: int = 1) -> beam.Pipeline:
     """On so many processes: one is this one."""
     parser = argparse.ArgumentParser()
     options.add_arguments(parser)
     values = parser.parse_args(["--out", "unused", "--workers", str(workers)])
-    return options.parse(parser, values, []).pipeline(small)
+    return options.parse(parser, values, []).pipeline()
 
 
 def measurement(key: str, **fields) -> dict:

@@ -42,7 +42,8 @@ def count(row: dict) -> dict:
 
 def think(rows: list[dict]) -> list[dict]:
     LOG.extend(f"think {row['id']}" for row in rows)
-    return [{"text": f"of {row['revision']}"} for row in rows]
+    return [Loss("caption_failed", "nothing") if row["revision"] == "mute" else {"text": f"of {row['revision']}"}
+            for row in rows]
 
 
 def length(row: dict) -> int:
@@ -117,10 +118,21 @@ def test_what_is_shared_is_made_once_for_whoever_has_the_same(out, tmp_path):
     assert thought(out, a="1") == ["think a"]
     assert thought(out, b="1", c="2") == ["think c"]
     assert thought(out, a="2", d="1") == []
+    assert thought(out, e="3", f="4", g="3", h="1", i="3") == ["think e", "think f"]
     other = tmp_path / "other"
     other.mkdir()
     own = replace(THINK, shared=False)
     assert (thought(other, own, a="1"), thought(other, own, b="1")) == (["think a"], ["think b"])
+
+
+def test_what_is_lost_is_lost_for_whoever_has_the_same(out):
+    for again in (False, True):
+        LOG.clear()
+        it = work(out)
+        it.ask([THINK], {key: {"id": key, "revision": revision} for key, revision in (
+            ("a", "mute"), ("b", "1"), ("c", "mute"))})
+        assert [it.fate(key, ("think",))[0] for key in "abc"] == ["caption_failed", "done", "caption_failed"]
+        assert sorted(LOG) == ([] if again else ["think a", "think b"])
 
 
 def test_what_is_no_longer_asked_for_is_not_known_and_not_forgotten(out):
