@@ -151,10 +151,12 @@ def _check(video: Path, words: Path, config: dict, settings: Settings, model: "V
     if len(tokenizer) != decoder.vocab_size:
         raise ValueError(f"{words}: a vocabulary of {len(tokenizer)} tokens, where the model in {video} has "
                          f"{decoder.vocab_size}; give the tokenizer that it was trained with, {ROLES['tokenizer']}")
-    if said.decoder_start_token_id is None or said.pad_token_id is None or said.eos_token_id != tokenizer.eos_token_id:
-        raise ValueError(f"{video}: starts at token {said.decoder_start_token_id}, pads with {said.pad_token_id} and "
-                         f"ends at {said.eos_token_id}, which does not fit the tokenizer's end, "
+    if said.eos_token_id != tokenizer.eos_token_id:
+        raise ValueError(f"{video}: ends at token {said.eos_token_id}, which does not fit the tokenizer's end, "
                          f"{tokenizer.eos_token_id}; its config.json is not that of a trained captioner")
+    for name in ("decoder_start_token_id", "pad_token_id"):  # GPT-2 has but one mark
+        if getattr(said, name) is None:
+            setattr(said, name, tokenizer.eos_token_id)
 
 
 def _check_processor(folder: Path, config: dict, captioner: "TimeSformerGPT2") -> None:
