@@ -32,10 +32,15 @@ def main(arguments_given: list[str] | None = None) -> int:
         command.add_argument("--json", action="store_true", help="one object a line, with what wrote it")
         arguments.add(command, kind)
     values = parser.parse_args(arguments_given)
+    if not any(map(os.path.exists, values.files)):  # before a model of gigabytes is loaded
+        print(f"python -m captioners {values.kind}: no such file: {', '.join(values.files)}", file=sys.stderr)
+        return 2
     try:
         spec = arguments.chosen(values, values.kind)
         with model.asking(spec):
             pass  # it is there
+    except KeyboardInterrupt:
+        return 130
     except (ImportError, OSError, ValueError) as error:
         print(f"python -m captioners {values.kind}: {error}", file=sys.stderr)
         return 2
@@ -54,6 +59,9 @@ def main(arguments_given: list[str] | None = None) -> int:
                 print(f"{_printable(where)}\t{found['caption']}", flush=True)
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("interrupted; what was told above is whole", file=sys.stderr)
+        return 130
     return 1 if lost else 0
 
 
@@ -84,8 +92,11 @@ def _written(files: Iterable[str], spec: Spec, seed: int) -> Iterator[tuple[str,
 
     def ready(line: str | Exception) -> instructions.Item:
         if isinstance(line, Exception):
-            raise line
-        given = json.loads(line)
+            raise ValueError(f"cannot be read as lines of JSON ({line})")
+        try:
+            given = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"no JSON object ({error})") from None
         if not isinstance(given, dict) or not isinstance(given.get("dataset"), str):
             raise ValueError("no JSON object with a `dataset`")
         own = _seed(hashlib.sha256(line.strip().encode()).hexdigest(), seed)

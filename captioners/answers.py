@@ -10,7 +10,7 @@ from captioners.changes import contradiction
 from captioners.vocabulary import claims
 from manifests import prompts
 
-LONGEST = 1500  # characters: two of MusicCaps' longest captions
+LONGEST = 2500  # characters: two captions as long as MU-LLaMA writes them
 MIN_WORDS = 3
 
 

@@ -126,16 +126,24 @@ def _sides(item) -> tuple[str, ...]:
     for field in NEEDED[item.dataset]:
         if field not in given:
             raise ValueError(f"{item.dataset} needs the caption {field!r}; given: {', '.join(given) or 'nothing'}")
+    for field in {"music", "image", "video", "source", "target", "caption"} & given.keys():
+        if not isinstance(given[field], str | None):
+            raise ValueError(f"{field} is a caption, in words, not {given[field]!r}")
+    tags = given.get("tags")
+    if tags is not None and (isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags)):
+        raise ValueError(f"tags are a list of words, such as ['calm', 'guitar'], not {tags!r}")
     if item.dataset == "musicqa" and not {"music", "caption", "tags"} & given.keys():
         raise ValueError(f"musicqa needs 'music' (a caption) or 'tags'; given: {', '.join(given) or 'nothing'}")
     if item.dataset == "muedit":
         edit, amount = given.get("edit"), given.get("amount")
+        if not isinstance(amount, int | float | None):
+            raise ValueError(f"an edit's amount is a number, not {amount!r}")
         if edit not in ("pair", "tempo", "pitch"):
             raise ValueError(f"muedit's edit is pair, tempo or pitch, not {edit!r}")
         if edit == "tempo" and not (amount and amount > 0 and amount != 1):
             raise ValueError(f"the amount of a tempo edit is a ratio such as 0.7, not {amount!r}")
-        if edit == "pitch" and not amount:
-            raise ValueError(f"the amount of a pitch edit is in semitones, such as -2, not {amount!r}")
+        if edit == "pitch" and (not amount or amount != int(amount)):
+            raise ValueError(f"the amount of a pitch edit is in whole semitones, such as -2, not {amount!r}")
     return prompts.SIDES[item.dataset]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -45,8 +45,11 @@ class Spec:
 
     @property
     def revision(self) -> str:
-        """Of all its files."""
-        return "+".join(pinned.revision for _, pinned in self.files)
+        """Of all its files, and how they are used, where that is not as they come: dtype, bits, settings."""
+        usual = {one.name: one.default for one in fields(self.settings)}
+        how = [self.dtype] * (self.dtype != "float32") + [self.quantize] * bool(self.quantize) + [
+            f"{name}={value}" for name, value in asdict(self.settings).items() if value != usual[name]]
+        return ";".join(["+".join(pinned.revision for _, pinned in self.files), *how])
 
     @property
     def prompt(self) -> str:

@@ -9,7 +9,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines", description="Datasets of music, captions and edits.")
     commands = parser.add_subparsers(dest="command", required=True)
     building = commands.add_parser("build", help="make datasets, or go on where a killed run ended",
-                                   allow_abbrev=False)
+                                   allow_abbrev=False, usage="python -m pipelines build --out OUT [--option ...]; "
+                                                             "--help lists all")
     commands.add_parser("status", help="of a build in flight or ended").add_argument("out")
     telling = commands.add_parser("ledger", help="why each lost clip was lost")
     telling.add_argument("out")

@@ -57,7 +57,9 @@ def build(options: Options) -> dict:
         if not local:
             greeting.greet(out, options.pipeline(), options.worker_timeout, untried)
         else:
-            for spec in untried:
+            for number, spec in enumerate(untried, 1):
+                print(f"loading {spec.name} once, to see that it can be ({number} of {len(untried)}): {spec.revision}",
+                      file=sys.stderr)
                 model.try_out(spec)
         trial.passed(out, untried)
         truth = storage.join(out, "sample", "truth.json")

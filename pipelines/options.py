@@ -230,10 +230,7 @@ def _models(parser: argparse.ArgumentParser, values: argparse.Namespace,
             datasets: tuple[str, ...]) -> dict[str, Spec]:
     """Of what is needed, fetched and pinned."""
     needed = {"music", *(kind for dataset, kinds in _MODELS.items() if dataset in datasets for kind in kinds)}
-    named = arguments.named(values)
-    if unused := sorted(named - needed):
-        parser.error(f"a model for {', '.join(unused)} is named, but none of the datasets needs one")
-    wanted = needed if values.captions == "models" else named
+    wanted = needed if values.captions == "models" else needed & arguments.named(values)
     how = ("dtype", "quantize", "batch", "lavis")
     if not wanted and (idle := [name for name in how if getattr(values, name)] + ["windows"] * (values.windows > 1)):
         parser.error(f"--{', --'.join(idle)}: goes with --captions models, or with a model")

@@ -44,7 +44,7 @@ def test_what_is_of_the_asked_form_is_kept_as_it_is(dataset, side, text):
     ("muedit", "human", "Change the music to be ....", "gap"),
     ("muedit", "human", "Change the music so that it is fast and…", "gap"),
     ("muedit", "human", "Faster!", "too short"),
-    ("muedit", "human", "Change the music. " * 100, "characters"),
+    ("muedit", "human", "Change the music. " * 150, "characters"),
     ("muedit", "human", "Change the mu\x00sic to be faster.", "control"),
     ("muedit", "human", "Ändere die Musik so, dass sie schneller ist und mit einer Trommel beginnt.", "English"),
     ("muedit", "human", "Changez la musique pour que le tempo soit plus rapide et avec une batterie.", "English"),

@@ -133,7 +133,7 @@ def test_a_row_without_a_description_is_lost(dataset, given):
     ("muedit", {"source": "a", "target": "b"}, "pair, tempo or pitch"),
     ("muedit", {**EDIT, "edit": "tempo", "amount": None}, "ratio such as 0.7"),
     ("muedit", {**EDIT, "edit": "tempo", "amount": -0.5}, "ratio such as 0.7"),
-    ("muedit", {**EDIT, "edit": "pitch", "amount": 0}, "in semitones"),
+    ("muedit", {**EDIT, "edit": "pitch", "amount": 0}, "in whole semitones"),
 ])
 def test_a_callers_mistake_is_an_error(dataset, given, said):
     with pytest.raises(ValueError, match=said):
@@ -191,3 +191,17 @@ def test_a_writer_that_says_nothing_is_asked_again_and_lost(dataset, side, given
     assert (lost.value.reason, lost.value.detail) == ("instruction_failed",
                                                       f"{dataset} {side}: the writer said nothing")
     assert sum(prompt.side == side for prompt in writer.asked) == 3
+
+
+@pytest.mark.parametrize(("dataset", "given", "said"), [
+    ("musicqa", {"tags": "calm, guitar"}, "tags are a list of words"),
+    ("musicqa", {"tags": [1, 2]}, "tags are a list of words"), ("musicqa", {"music": 3}, "music is a caption, in"),
+    ("muimage", IMAGE | {"image": ["a room"]}, "image is a caption"),
+    ("muedit", EDIT | {"edit": "pitch", "amount": "two"}, "amount is a number, not 'two'"),
+    ("muedit", EDIT | {"edit": "pitch", "amount": 0.5}, "whole semitones"),
+    ("muedit", EDIT | {"edit": "tempo", "amount": None}, "is a ratio such as 0.7")])
+def test_what_is_given_is_checked_before_anybody_is_asked(dataset, given, said):
+    writer = Scripted()
+    with pytest.raises(ValueError, match=said):
+        converse(dataset, given, writer, 0)
+    assert writer.asked == []

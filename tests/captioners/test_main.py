@@ -80,10 +80,14 @@ def test_instructions_from_captions(toy_hub, tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    (("music", "x.mp3", "--mullama", "no/where"), "no/where: there is no such directory"),
-    (("image", "x.png", "--blip", "{empty}"), "holds no model"),
-    (("video", "x.mp4", "--mullama", "x"), "unrecognized arguments: --mullama"),
-    (("instruct", "x.jsonl", "--batch", "0"), "must be at least 1")])
+    (("music", "{file}", "--mullama", "no/where"), "no/where: there is no such directory"),
+    (("image", "{file}", "--blip", "{empty}"), "holds no model"),
+    (("music", "x.mp3", "y.mp3"), "no such file: x.mp3, y.mp3"),
+    (("video", "{file}", "--mullama", "x"), "unrecognized arguments: --mullama"),
+    (("instruct", "{file}", "--batch", "0"), "must be at least 1")])
 def test_what_cannot_be_loaded_or_is_wrongly_asked_for_ends_at_once(toy_hub, tmp_path, arguments, said):
-    lines, told = run(toy_hub, *(one.format(empty=tmp_path) for one in arguments), expect=2)
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    lines, told = run(toy_hub, *(one.format(empty=tmp_path / "empty", file=tmp_path / "file") for one in arguments),
+                      expect=2)
     assert lines == [] and said in told and "Traceback" not in told

@@ -44,6 +44,8 @@ def test_a_spec_tells_what_its_words_follow_from(blip, video):
               replace(blip, settings=replace(blip.settings, max_new=7))]
     assert all(other.version() != blip.version() for other in others)
     assert video.revision.split("+") == [pinned.revision for _, pinned in video.files] and len(video.files) == 3
+    told = replace(blip, dtype="bfloat16", quantize="8bit", settings=replace(blip.settings, beams=3)).revision
+    assert told == f"{blip.revision};bfloat16;8bit;beams=3"
     assert asdict(video.settings)["frames"] == 8
 
 
