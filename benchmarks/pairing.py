@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE.parent))
 from manifests import media, records, storage  # noqa: E402
 from pairing.match import Settings  # noqa: E402
 from pipelines import options, pairs, sample  # noqa: E402
-from pipelines.stage import Entry  # noqa: E402
+from pipelines.marks import Entry  # noqa: E402
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 PROCESSES = (1, 2)       # one alone: its growth is that of the work, without what starting others costs

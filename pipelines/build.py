@@ -20,6 +20,7 @@ from pipelines import (
     ending,
     fetch,
     greeting,
+    marks,
     measure,
     report,
     sample,
@@ -99,7 +100,7 @@ def build(options: Options) -> dict:
         for folder in ("sample", "stages", "ledger"):
             storage.sweep(storage.join(out, folder))
         for one in stages.values():
-            stage.tidy(one.folder(out))
+            marks.tidy(one.folder(out))
     return stats
 
 

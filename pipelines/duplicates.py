@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from manifests import shards, splits, storage
 from manifests.outcomes import DONE
 from pairing import fingerprint
-from pipelines.stage import Entry
+from pipelines.marks import Entry
 
 VERSION = 2
 _WHOLE = 0.9  # of the longest copy: re-encoding pads and trims a little

@@ -14,7 +14,8 @@ from manifests import shards, storage
 from pairing import match, points
 from pairing.match import Clips, Found, Settings
 from pairing.rhythm import PULSE
-from pipelines.stage import Entry, to_the_end
+from pipelines.marks import Entry
+from pipelines.stage import to_the_end
 
 VERSION = 1
 UNSTEADY = "its tempo is not sure enough (--min-tempo-confidence)"

@@ -17,7 +17,7 @@ from manifests import outcomes, shards, splits, storage
 from manifests.outcomes import DONE
 from pipelines.columns import AGREEMENT
 from pipelines.lines import Line
-from pipelines.stage import Entry
+from pipelines.marks import Entry
 from pipelines.work import Work
 
 _COLUMNS = ["id", "outcome", "duration", "tempo", "tempo_confidence", "key", "mode", "key_confidence",

@@ -25,6 +25,7 @@ from captioners import batches
 from manifests import shards, storage
 from manifests.outcomes import DONE, TRANSIENT, Loss
 from pipelines import join
+from pipelines.marks import Entry, Marks
 from pipelines.sandbox import MACHINE, Failed, cpu_seconds
 
 _MEDIA = 2**28  # bytes, encoded, of a batch
@@ -87,63 +88,6 @@ class Task:
     keys: tuple[str, ...] | None = None
     rows: tuple[dict, ...] = ()
     lane: str = ""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What became of one key in one stage."""
-    url: str            # the shard that holds its row
-    shard: str
-    outcome: str
-    digest: str         # of the row, media excepted
-    detail: str
-    revision: str | None
-    sha256: str | None  # of its media
-    bytes: Mapping[str, int]  # of media in the row, by column
-
-
-@dataclass
-class Marks:
-    """The committed markers of a stage, by the name that they share with their shard."""
-    folder: str
-    read: dict[str, dict] = field(default_factory=dict)
-
-    def refresh(self) -> "Marks":
-        """Read the markers that are new. One whose shard is gone does not count: removing a shard has it made anew."""
-        names = set(storage.names(self.folder))
-        for stem in sorted(name.removesuffix(".json") for name in names if name.endswith(".json")):
-            if not stem.startswith(storage.TEMPORARY) and f"{stem}.arrow" in names:
-                self._read(stem)
-        return self
-
-    def of(self, shard: str) -> "Marks":
-        """Read the markers of one shard, without listing the folder: attempts are numbered without gaps."""
-        while all(storage.exists(storage.join(self.folder, f"{shard}.{len(self.read)}.{ending}"))
-                  for ending in ("json", "arrow")):
-            self._read(f"{shard}.{len(self.read)}")
-        return self
-
-    def _read(self, stem: str) -> None:
-        if stem not in self.read:
-            self.read[stem] = storage.read_json(storage.join(self.folder, f"{stem}.json"))
-
-    def index(self) -> dict[str, Entry]:
-        """Each key's newest entry."""
-        found = {}
-        for stem in sorted(self.read, key=_age):
-            shard, url = stem.rpartition(".")[0], storage.join(self.folder, f"{stem}.arrow")
-            for key, row in self.read[stem]["rows"].items():
-                found[key] = Entry(url, shard, row["outcome"], row["digest"], row.get("detail", ""),
-                                   row.get("revision"), row.get("sha256"), row.get("bytes", {}))
-        return found
-
-
-def tidy(folder: str) -> None:
-    """Remove shards that never got their marker, and markers that lost their shard."""
-    names = set(storage.names(folder))
-    for stem, ending in (name.rsplit(".", 1) for name in sorted(names)):
-        if f"{stem}.{'arrow' if ending == 'json' else 'json'}" not in names:
-            storage.remove(storage.join(folder, f"{stem}.{ending}"))
 
 
 def tag(version: int, parameters: Mapping | None = None, upstream: Stage | None = None) -> str:
@@ -369,8 +313,3 @@ def _digest(row: dict) -> str:
     """Of all but media, for which the row has its own hash: equal rows, equal digests, on any machine."""
     text = json.dumps({name: value for name, value in row.items() if not isinstance(value, bytes)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _age(stem: str) -> tuple[str, int]:
-    shard, _, attempt = stem.rpartition(".")
-    return shard, int(attempt)

@@ -13,9 +13,10 @@ from manifests.outcomes import DONE
 from pipelines import stage
 from pipelines.breaker import Breaker
 from pipelines.join import Part
+from pipelines.marks import Entry, Marks
 from pipelines.options import Options
 from pipelines.progress import Progress
-from pipelines.stage import Entry, Marks, Stage, Task
+from pipelines.stage import Stage, Task
 
 # What every clip goes through, whatever dataset it is for.
 CLIP = ("fetch", "measure", "filter", "duplicates", "caption", "check")

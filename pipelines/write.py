@@ -15,7 +15,8 @@ from manifests import shards, splits, storage
 from pipelines import join, mucaps, muedit, muimage, musicqa, muvideo
 from pipelines.join import Part
 from pipelines.lines import Line
-from pipelines.stage import Entry, to_the_end
+from pipelines.marks import Entry
+from pipelines.stage import to_the_end
 
 DATASETS = {one.NAME: one for one in (mucaps, muedit, muimage, muvideo, musicqa)}
 SHARD_BYTES = 128 * 2**20

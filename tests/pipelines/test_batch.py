@@ -10,7 +10,8 @@ import pytest
 from manifests import shards
 from manifests.outcomes import Loss
 from pipelines import stage
-from pipelines.stage import Batch, Marks, Stage, Task
+from pipelines.marks import Marks
+from pipelines.stage import Batch, Stage, Task
 from tests.pipelines.test_stage import pipeline
 
 SCHEMA = pa.schema([("id", pa.string()), ("outcome", pa.string()), ("detail", pa.string()), ("revision", pa.string()),

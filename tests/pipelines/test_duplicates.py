@@ -3,7 +3,7 @@ import pytest
 
 from manifests import records, shards, storage
 from pipelines import duplicates
-from pipelines.stage import Entry
+from pipelines.marks import Entry
 
 
 @pytest.fixture

@@ -150,7 +150,7 @@ def test_what_was_captioned_is_not_captioned_again_under_another_name(toy_hub, u
     keys = [key for key in sample.ids(0, 20) if not sample.spec(key).bad][:3]
     for key in keys:
         (media / f"{key}.mp4").write_bytes(sample.render(key))
-    options = ("--source", "folder", "--media", str(media), "--datasets", "mucaps,muimage")
+    options = ("--source", "folder", "--media", str(media), "--datasets", "mucaps,muvideo")
     build(toy_hub, tried(undisturbed, tmp_path / "out"), *options, workers=1)
     before = {row["audio"]["bytes"]: (row["caption"], row["caption_seed"]) for row in rows(tmp_path / "out", "mucaps")}
     for key in keys:
@@ -161,7 +161,7 @@ def test_what_was_captioned_is_not_captioned_again_under_another_name(toy_hub, u
     found = rows(tmp_path / "out", "mucaps")
     assert all(row["id"].startswith("again") for row in found)
     assert {row["audio"]["bytes"]: (row["caption"], row["caption_seed"]) for row in found} == before
-    assert worked(tmp_path / "out")["caption"] == len(before) == 3
+    assert len(before) == 3 and worked(tmp_path / "out").items() >= {"caption": 3, "video-caption": 3}.items()
 
 
 def test_of_a_model_that_is_named_alone_the_rest_is_measured(toy_hub, tmp_path):

@@ -12,7 +12,7 @@ from manifests import records, shards, storage
 from pairing import match, points
 from pairing.match import Settings
 from pipelines import options, pairs
-from pipelines.stage import Entry
+from pipelines.marks import Entry
 
 MAJOR = np.isin(np.arange(12), (0, 2, 4, 5, 7, 9, 11)) / 7
 

@@ -15,7 +15,8 @@ import pytest
 from manifests import shards, storage
 from manifests.outcomes import Loss
 from pipelines import options, stage
-from pipelines.stage import Marks, Stage, Task
+from pipelines.marks import Marks
+from pipelines.stage import Stage, Task
 
 SCHEMA = pa.schema([("id", pa.string()), ("outcome", pa.string()), ("detail", pa.string()), ("value", pa.int64())])
 

@@ -2,7 +2,7 @@ import pytest
 
 from pipelines import write
 from pipelines.lines import Line
-from pipelines.stage import Entry
+from pipelines.marks import Entry
 
 KEYS = [f"clip-{index}" for index in range(400)]
 SEGMENTS = {key: {"source_id": f"video of {key}"} for key in KEYS}
