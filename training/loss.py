@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training import packing
 from training.m2ugen import M2UGen, Output
+from training.packing import IGNORED
 from training.projector import FACTOR
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Per sample [B], in float32; 0 where a sample has no labels, or no music to compare with."""
+    """Per sample [samples], in float32; 0 where a sample has no labels, or no music to compare with."""
     text: Tensor
     music: Tensor
 
@@ -32,40 +32,51 @@ def ignore_zero(labels: Tensor) -> Tensor:
 def losses(model: M2UGen, output: Output, labels: Tensor, targets: Sequence[Tensor | None] | None = None) -> Losses:
     """labels [B, T] (IGNORED where not asked for); targets: per sample the decoder's text encoding, or None.
 
-    A target has as many numbers as the projector emits, in its order; `FACTOR` is applied here. Raises ValueError for a
-    target whose sample's labels do not hold [AUD0], [AUD1], ... in a row, once.
+    A sample is a row, or one of the segments that the model was given. A target has as many numbers as the projector
+    emits, in its order; `FACTOR` is applied here. Raises ValueError for a target whose sample's labels do not hold
+    [AUD0], [AUD1], ... in a row, once, or targets that are not as many as the samples.
     """
-    text = cross_entropy(output.logits, labels)
+    segments = torch.ones_like(labels) if output.segments is None else output.segments
+    text = cross_entropy(output.logits, labels, segments)
     music = torch.zeros_like(text)
-    rows = [] if targets is None else [row for row, target in enumerate(targets) if target is not None]
-    if rows:
-        emitted = model.conditions(music_states(model, output.hidden, labels, rows))
-        wanted = torch.stack([targets[row].reshape(emitted.shape[1:]) for row in rows]).to(emitted.device)
+    if targets is not None and len(targets) != len(text):
+        raise ValueError(f"{len(targets)} targets were given for {len(text)} samples; where one has none, None is due")
+    wanting = [] if targets is None else [sample for sample, target in enumerate(targets) if target is not None]
+    if wanting:
+        emitted = model.conditions(music_states(model, output.hidden, labels, segments, wanting))
+        wanted = torch.stack([targets[sample].reshape(emitted.shape[1:]) for sample in wanting]).to(emitted.device)
         error = functional.mse_loss(emitted.float(), FACTOR * wanted.float(), reduction="none").mean((1, 2))
-        music = music.index_add(0, torch.tensor(rows, device=music.device), error)
+        music = music.index_add(0, torch.tensor(wanting, device=music.device), error)
     return Losses(text, music)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """[B]: each sample's mean over its labels of -log p(label | what precedes it)."""
-    wanted = labels[:, 1:]
+def cross_entropy(logits: Tensor, labels: Tensor, segments: Tensor | None = None) -> Tensor:
+    """[samples]: each one's mean over its labels of -log p(label | what precedes it in its segment, or its row)."""
+    segments = torch.ones_like(labels) if segments is None else segments
+    owners = packing.owners(segments)
+    wanted = labels[:, 1:].masked_fill(owners[:, 1:] != owners[:, :-1], IGNORED)
     each = functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), wanted, ignore_index=IGNORED,
                                     reduction="none")
-    return each.sum(1) / (wanted != IGNORED).sum(1).clamp(min=1)
+    # Not index_add: its order of summing, and with it the last bits, would change from run to run on a GPU.
+    own = owners[:, 1:] == torch.arange(packing.count(segments), device=labels.device)[:, None, None]
+    return torch.where(own, each, 0).sum((1, 2)) / (own & (wanted != IGNORED)).sum((1, 2)).clamp(min=1)
 
 
-def music_states(model: M2UGen, hidden: Tensor, labels: Tensor, rows: Sequence[int]) -> Tensor:
-    """hidden [B, T, dim] at the positions that predict [AUD0], [AUD1], ... of `rows`: [rows, audio tokens, dim]."""
+def music_states(model: M2UGen, hidden: Tensor, labels: Tensor, segments: Tensor, samples: Sequence[int]) -> Tensor:
+    """hidden [B, T, dim] at the positions that predict [AUD0], [AUD1], ...: [samples, audio tokens, dim]."""
     count = model.config.audio_tokens
     ids = torch.tensor(model.config.audio_ids, device=labels.device)
-    wanted = labels[rows]
-    if wanted.shape[1] <= count:
-        raise ValueError(f"labels of {wanted.shape[1]} tokens cannot hold a prompt and {count} audio tokens")
-    runs = (wanted.unfold(1, count, 1) == ids).all(2)[:, 1:]  # from 1: the first token is predicted by nothing
-    counts = runs.sum(1).tolist()
-    if wrong := [row for row, found in zip(rows, counts, strict=True) if found != 1]:
-        raise ValueError(f"row {wrong[0]} of the batch has a music target, but its labels hold [AUD0] to "
-                         f"[AUD{count - 1}] {counts[rows.index(wrong[0])]} times instead of once")
-    starts = runs.int().argmax(1)  # of the state that predicts [AUD0], as runs begin at position 1
-    places = starts[:, None] + torch.arange(count, device=starts.device)
-    return hidden[torch.tensor(rows, device=hidden.device)[:, None], places]
+    if labels.shape[1] <= count:
+        raise ValueError(f"labels of {labels.shape[1]} tokens cannot hold a prompt and {count} audio tokens")
+    owners = packing.owners(segments)
+    first = owners[:, :-count]  # of the position that predicts a run's first label; the whole run must be its sample's
+    runs = ((labels.unfold(1, count, 1)[:, 1:] == ids) & (owners.unfold(1, count, 1)[:, 1:] == first[..., None])).all(2)
+    found = (runs & (first == torch.tensor(samples, device=labels.device)[:, None, None])).flatten(1)
+    counts = found.sum(1).tolist()
+    if wrong := [place for place, times in enumerate(counts) if times != 1]:
+        row, place = (owners == samples[wrong[0]]).nonzero()[0].tolist()
+        raise ValueError(f"row {row} of the batch has a music target, but its labels (segment {segments[row, place]}) "
+                         f"hold [AUD0] to [AUD{count - 1}] {counts[wrong[0]]} times instead of once")
+    starts = found.int().argmax(1)
+    rows, starts = starts // first.shape[1], starts % first.shape[1]
+    return hidden[rows[:, None], starts[:, None] + torch.arange(count, device=starts.device)]

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import Cache
+from transformers.utils.generic import is_flash_attention_requested
 
+from training import packing
 from training.adapters import Adapter
 from training.config import Config
 from training.llama import llama
@@ -22,10 +24,14 @@ Encoded = Mapping[str, Tensor | Sequence[Tensor | None]]
 
 @dataclass(frozen=True)
 class Output:
-    """`logits` [B, T or `keep`, all_tokens]; `hidden` [B, T, dim] of the last layer, before the final norm."""
+    """`logits` [B, T or `keep`, all_tokens]; `hidden` [B, T, dim] of the last layer, before the final norm.
+
+    `segments` as they were given: what is asked of each sample is found by them.
+    """
     logits: Tensor
     hidden: Tensor
     cache: Cache | None
+    segments: Tensor | None = None
 
 
 class M2UGen(nn.Module):
@@ -75,22 +81,35 @@ class M2UGen(nn.Module):
         return found
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, encoded: Encoded | None = None, *,
-                heard: Tensor | None = None, cache: Cache | None = None, keep: int = 0) -> Output:
+                segments: Tensor | None = None, heard: Tensor | None = None, cache: Cache | None = None,
+                keep: int = 0) -> Output:
         """tokens [B, T] and what each sample hears, as `encoded` or, computed before, as `heard`.
 
         `mask` [B, past + T] is 1 at tokens and 0 at padding, on either side; None means no padding. `keep` limits the
-        logits to the last positions (0: all). With a `cache`, `tokens` are those that follow it.
+        logits to the last positions (0: all). With a `cache`, `tokens` are those that follow it. `segments` [B, T]
+        (`training.packing`), in place of a mask, says which sample of its row a token belongs to: it attends to that
+        one's tokens, counts its positions from 0 and hears that one's features.
         """
-        if encoded:
-            heard = self.heard(encoded, len(tokens))
-        positions = None
-        if mask is not None:
+        positions, owners, bounds, samples = None, None, {}, len(tokens)
+        if segments is not None:
+            if mask is not None or cache is not None:
+                raise ValueError("segments say where padding is, and nothing can follow packed rows: mask and cache "
+                                 "have no place beside them")
+            samples, owners, positions = packing.count(segments), packing.owners(segments), packing.positions(segments)
+            if is_flash_attention_requested(self.llama.config):
+                bounds = packing.varlen(positions)  # others get a mask, which transformers makes from the positions
+        elif mask is not None:
             positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1]:]
-        with self.prefix.hearing(self.prefix.current if heard is None else heard):
+        if encoded:
+            heard = self.heard(encoded, samples)
+        heard = self.prefix.current if heard is None else heard
+        if owners is not None and heard is not None and len(heard) != samples:
+            raise ValueError(f"features of {len(heard)} samples were given for segments of {samples}")
+        with self.prefix.hearing(heard, owners):
             normed = self.llama.model(input_ids=tokens, attention_mask=mask, position_ids=positions,
-                                      past_key_values=cache, use_cache=cache is not None).last_hidden_state
+                                      past_key_values=cache, use_cache=cache is not None, **bounds).last_hidden_state
         hidden, self._hidden = self._hidden, None
-        return Output(self.llama.lm_head(normed[:, -keep:]), hidden, cache)
+        return Output(self.llama.lm_head(normed[:, -keep:]), hidden, cache, segments)
 
     def conditions(self, hidden: Tensor) -> Tensor:
         """hidden [n, audio tokens, dim] at the positions that predict [AUD0], [AUD1], ... → [n, queries, out].

@@ -6,6 +6,8 @@ before o_proj. `wv` is the frozen projection without its LoRA.
 
 `hearing` sets features for the length of a `with`; the decoder layers get them as an argument. An attribute alone would
 be gone when activation checkpointing runs a layer again in the backward pass; the arguments of that call are not.
+
+In packed rows (`training.packing`) each position gets what its own sample hears: one sum a sample, then a gather.
 """
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from training.config import Config
@@ -34,7 +37,8 @@ class Prefix(nn.Module):
             nn.Parameter(torch.zeros(1, config.heads, 1, 1), requires_grad=layer >= config.prefix_start)
             for layer in range(config.layers))
         self.current: Tensor | None = None
-        self._waiting: dict[int, Tensor | None] = {}
+        self._owners: Tensor | None = None
+        self._waiting: dict[int, tuple[Tensor | None, Tensor | None]] = {}
         self._remembered: dict[int, Tensor] | None = None
 
     def attach(self, llama: LlamaForCausalLM) -> None:
@@ -47,13 +51,17 @@ class Prefix(nn.Module):
                 layer.self_attn.o_proj.register_forward_pre_hook(partial(self._add, index, layer.self_attn))
 
     @contextmanager
-    def hearing(self, heard: Tensor | None) -> Iterator[None]:
-        """Features [B, groups, dim] of the calls within, also those of transformers' `generate`."""
-        before, self.current = self.current, heard
+    def hearing(self, heard: Tensor | None, owners: Tensor | None = None) -> Iterator[None]:
+        """Features [samples, groups, dim] of the calls within, also those of transformers' `generate`.
+
+        A sample is a row, or with `owners` [B, T] what that says of each position (-1: padding, which hears anything).
+        """
+        before = self.current, self._owners
+        self.current, self._owners = heard, owners
         try:
             yield
         finally:
-            self.current = before
+            self.current, self._owners = before
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
@@ -65,7 +73,7 @@ class Prefix(nn.Module):
             self._remembered = None
 
     def _offer(self, _layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        return args, {**kwargs, _ARGUMENT: self.current}
+        return args, {**kwargs, _ARGUMENT: (self.current, self._owners)}
 
     def _take(self, index: int, _attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """Inside what checkpointing repeats: keep the features until o_proj, which is the attention's last step."""
@@ -74,8 +82,8 @@ class Prefix(nn.Module):
         return args, kwargs
 
     def _add(self, index: int, attention: nn.Module, _projection: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        output, heard = inputs[0], self._waiting.pop(index)
-        if heard is not None and len(heard) != len(output):
+        output, (heard, owners) = inputs[0], self._waiting.pop(index)
+        if heard is not None and owners is None and len(heard) != len(output):
             raise ValueError(f"features of {len(heard)} samples were given for a batch of {len(output)}")
         if self._remembered is None:
             added = self._token(index, attention, heard)
@@ -83,10 +91,13 @@ class Prefix(nn.Module):
             if index not in self._remembered:
                 self._remembered[index] = self._token(index, attention, heard)
             added = self._remembered[index]
+        if heard is not None and owners is not None:
+            # An embedding's gradient is summed in the same order each time, in the type that it has: in float32.
+            added = functional.embedding(owners.clamp(min=0), added[:, 0].float())
         return (output + added.to(output.dtype),)
 
     def _token(self, index: int, attention: nn.Module, heard: Tensor | None) -> Tensor:
-        """[B or 1, 1, dim], to be added at every position."""
+        """[samples or 1, 1, dim], to be added at every position."""
         row = self.query[index - self.config.prefix_start][None]
         if heard is not None:
             row = row + heard[:, self.config.group(index)]
