@@ -19,7 +19,10 @@ def sudden(tell: Callable[[str], None], local: bool = True) -> Iterator[None]:
     `local`: the workers are this machine's. Those of another runner are that runner's to watch, and its job is to be
     cancelled before we leave (pipelines.stage.to_the_end): there a signal is KeyboardInterrupt or SystemExit.
     """
+    leaving = threading.RLock()  # a second signal comes to the thread that answers the first
+
     def leave(why: str, code: int) -> None:
+        leaving.acquire()  # who comes second, of the threads that see one worker's end, waits for the end of all
         print(f"\nthe build ended: {why}\nWhat was done is kept, and the same command goes on from there.",
               file=sys.stderr, flush=True)
         tell(why)
@@ -28,7 +31,8 @@ def sudden(tell: Callable[[str], None], local: bool = True) -> Iterator[None]:
     def thread_failed(failed: threading.ExceptHookArgs) -> None:
         # Any of the runner's threads that wait for a worker may be the first to see its end.
         if local and any("apache_beam" in frame.filename for frame in traceback.extract_tb(failed.exc_traceback)):
-            leave("a worker process died, for lack of memory perhaps", 1)
+            leave("a worker process died, for lack of memory perhaps: fewer --workers need less, and models with a "
+                  "smaller --batch or --quantize", 1)
         former_hook(failed)
 
     def signalled(number: int, _) -> None:

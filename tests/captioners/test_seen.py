@@ -155,4 +155,4 @@ def test_rows_of_captions():
         "caption": image_caption(PICTURE, 7), "captioner": "measured", "captioner_revision": str(seen.VERSION),
         "caption_prompt": "", "caption_seed": 7}
     assert seen.caption(FILM, 7, "video")["caption"] == video_caption(FILM, 7)
-    assert set(seen.caption(FILM, 7, "video")) == set(records.CAPTION.names) - {"id", "outcome", "detail"}
+    assert set(seen.caption(FILM, 7, "video")) == set(records.CAPTION.names) - {"id", "outcome", "detail", "revision"}
