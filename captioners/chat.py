@@ -27,6 +27,7 @@ SIZE = 64  # of prompts and answers of some 400 tokens: 13 GB of keys and values
 _START, _END = "<|im_start|>", "<|im_end|>"
 # What templates ask of their caller: the day, which no answer may depend on, and that nothing is thought aloud.
 _TEMPLATE = {"add_generation_prompt": True, "date_string": "26 Jul 2024", "enable_thinking": False}
+_SCORES = 2**28  # of attention in a batch, which grow with the square of the prompts: 1 GiB in float32, some times over
 _LEAST = 0.9   # of a model's rows, which are rounded up, a vocabulary fills at least
 _PROBES = "Pi9a", "Pi9b"
 
@@ -116,7 +117,8 @@ class Chat:
                 rows.append(self._row(place, prompt, seed))
             except ValueError as error:
                 answers[place] = error
-        for batch in _batches(rows, self._batch):
+        heads = self._model.config.get_text_config().num_attention_heads
+        for batch in _batches(rows, self._batch, heads):
             for row, answer in zip(batch, answered(self._write, batch), strict=True):
                 answers[row.place] = answer
         return answers
@@ -162,12 +164,13 @@ class Chat:
         return answers
 
 
-def _batches(rows: Sequence[_Row], size: int) -> Iterator[list[_Row]]:
+def _batches(rows: Sequence[_Row], size: int, heads: int) -> Iterator[list[_Row]]:
     """Of one `most` and of like lengths. (So padding never takes a row beyond the model's positions: near them `most`
     is what is left, and only prompts of one length have the same.)"""
     batch: list[_Row] = []
     for row in sorted(rows, key=lambda row: (row.most, len(row.tokens), row.place)):
-        if batch and (len(batch) == size or row.most != batch[0].most):
+        scores = (len(batch) + 1) * heads * len(row.tokens) ** 2
+        if batch and (len(batch) == size or row.most != batch[0].most or scores > _SCORES):
             yield batch
             batch = []
         batch.append(row)

@@ -356,3 +356,14 @@ def test_a_model_that_cannot_be_asked_is_told(llama, template, said):
 def test_it_is_quiet(folder, capfd, caplog, quantize):
     _load(folder, quantize=quantize)(_prompts()[:2], [1, 2])
     assert capfd.readouterr() == ("", "") and caplog.records == []
+
+
+def test_long_prompts_go_in_smaller_batches():
+    """Attention's scores grow with the square of the length: 64 prompts of 1500 tokens took 13 GB."""
+    rows = [chat._Row(place, [0] * length, 0, 0.5, 128) for place, length in enumerate([100] * 70 + [1500] * 70)]
+    batches = list(chat._batches(rows, 64, 16))
+    assert [row.place for batch in batches for row in batch] == list(range(140))
+    assert [len(batch) for batch in batches] == [64, 6 + 1, *[7] * 9, 6]
+    for batch in batches:
+        assert len(batch) <= 64 and len(batch) * 16 * max(len(row.tokens) for row in batch) ** 2 <= chat._SCORES
+    assert len(list(chat._batches(rows[-1:], 64, 10**6))) == 1, "one alone is tried, however long"
