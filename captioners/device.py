@@ -20,7 +20,6 @@ def there() -> int:
 
 def claim() -> str:
     """The device of this process."""
-    import torch
     cards = there()
     for number in range(0 if _claimed else cards):
         file = os.open(_lock(number), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -33,8 +32,7 @@ def claim() -> str:
             break
     if not cards:
         return "cpu"
-    free = lambda one: torch.cuda.mem_get_info(one)[0]  # noqa: E731
-    return f"cuda:{next(iter(_claimed)) if _claimed else max(range(cards), key=free)}"
+    return f"cuda:{next(iter(_claimed)) if _claimed else max(range(cards), key=_free)}"
 
 
 def release() -> None:
@@ -45,6 +43,12 @@ def release() -> None:
         torch.cuda.empty_cache()
     while _claimed:
         os.close(_claimed.popitem()[1])
+
+
+def _free(number: int) -> int:
+    """Bytes."""
+    import torch
+    return torch.cuda.mem_get_info(number)[0]
 
 
 def _lock(number: int) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 
 from captioners.loading import quiet
 from manifests import checked
+from training import tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,6 @@ TEMPLATE = ("Below is an instruction that describes a task, paired with an input
             "a response that appropriately completes the request.\n\n### Instruction:\n{question}\n\n### Input:\n"
             "<built-in function input>\n\n### Response:")
 _CHECKPOINTS = ("checkpoint.pth", "checkpoint.safetensors")  # not 7B.pth, which is a baseline
-_TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def needed(role: str, folders: Mapping[str, Path]) -> bool:
     if role != "llama" or "mullama" not in folders:
         return True
     path = _checkpoint(folders["mullama"])
-    return not _stands_alone(path) or not any((_beside(path) / name).is_file() for name in _TOKENIZERS)
+    return not _stands_alone(path) or not any((_beside(path) / name).is_file() for name in tokenizer.FILES)
 
 
 def load(folders: Mapping[str, Path], settings: Settings, *, dtype: "torch.dtype | None" = None,
@@ -77,7 +77,7 @@ def load(folders: Mapping[str, Path], settings: Settings, *, dtype: "torch.dtype
         config, tensors = _opened(path, below)
         _hears(path, config, tensors)
         places = [_beside(place) for place in (path, folders.get("llama")) if place]
-        encode, decode = _tokenizer(places, config)
+        _, encode, decode = tokenizer.read(places, config)
         with quiet():
             ears = encoders.hearing(folders["mert"], dtype)
         _same_states(folders["mert"], ears, config)
@@ -186,39 +186,6 @@ def _hears(path: Path, config: "Config", tensors: "Mapping[str, Stored]") -> Non
     from training import published
     if not published.largest_gates(config, lambda layer: tensors[f"prefix.gates.{layer}"])["audio"]:
         raise ValueError(f"{path}: its gates are zero: it would say the same of any music; give one that was trained")
-
-
-def _tokenizer(places: Sequence[Path],
-               config: "Config") -> tuple[Callable[[str], list[int]], Callable[[list[int]], str]]:
-    """Text → ids, and back, without marks of beginning and end. The model's vocabulary must be the tokenizer's."""
-    path = next((place / name for place in places for name in _TOKENIZERS if (place / name).is_file()), None)
-    if path is None:
-        raise ValueError(f"{' and '.join(map(str, places))}: no {' or '.join(_TOKENIZERS)}; put LLaMA-2's there")
-    if path.suffix == ".model":
-        from sentencepiece import SentencePieceProcessor
-        try:
-            pieces = SentencePieceProcessor(model_file=str(path))
-        except (RuntimeError, OSError) as error:
-            raise ValueError(f"{path}: not a sentencepiece model; fetch it again") from error
-        size, ends = pieces.vocab_size(), (pieces.bos_id(), pieces.eos_id())
-        encode, decode = pieces.encode, pieces.decode
-    else:
-        from tokenizers import Tokenizer
-        said = checked.read_json(str(path), "a tokenizer")
-        model = said.get("model") if isinstance(said, dict) else None
-        if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or not model["vocab"]:
-            raise ValueError(f"{path}: not LLaMA's tokenizer: no vocabulary in it; fetch it again")
-        words = Tokenizer.from_file(str(path))
-        size, ends = words.get_vocab_size(), (words.token_to_id("<s>"), words.token_to_id("</s>"))
-        encode, decode = lambda text: words.encode(text, add_special_tokens=False).ids, words.decode
-    if size != config.vocabulary:
-        hint = " (M²UGen's code adds its audio tokens to the file)" if size == config.vocabulary + 8 else ""
-        raise ValueError(f"{path}: has {size} tokens{hint}, but the model {config.vocabulary}; give the tokenizer of "
-                         "its LLaMA-2")
-    if ends != (config.bos, config.eos):
-        raise ValueError(f"{path}: begins and ends with {ends}, but the model with {(config.bos, config.eos)}; give "
-                         "the tokenizer of its LLaMA-2")
-    return encode, decode
 
 
 def _same_states(place: Path, ears: "Encoders", config: "Config") -> None:

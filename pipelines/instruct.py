@@ -27,7 +27,8 @@ def stage(dataset: str, options: Options, captions: tuple[str, ...], measured: t
     writer = {"writer": template.NAME, "writer_revision": template.VERSION} if spec is None else spec.version()
     told = dict.fromkeys(captions, ("caption",))
     # All of a shard's prompts go to the writer at once, which knows best what to put together.
-    most, least, processes = (512, 4, 0) if spec is None else (512, 64, device.there())
+    most = 512
+    least, processes = (4, 0) if spec is None else (64, device.there())
     return Stage(f"instruct-{dataset}", tag(VERSION, writer | {"dataset": dataset, "seed": options.seed,
                                                                "prompts": prompts.VERSION}), records.INSTRUCTION,
                  partial(item, dataset=dataset, captions=captions, measured=measured, seed=options.seed),

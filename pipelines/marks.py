@@ -1,7 +1,4 @@
-"""What is committed of a stage: the markers beside its shards, which tell what became of each key.
-
-Everything that is known of progress is read from these, so it is the same for any runner.
-"""
+"""What is committed of a stage: the markers beside its shards (pipelines.stage), which tell what became of each key."""
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

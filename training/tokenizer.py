@@ -71,10 +71,24 @@ class Tokenizer:
 
 
 def load(places: Sequence[Path], config: Config) -> Tokenizer:
-    """LLaMA's tokenizer, from the first of `places` (folders) that has a file of it; tokenizer.model goes first.
+    """LLaMA's tokenizer, as `read` finds it. Raises ValueError as that does, and for a file that does not give texts
+    back as they were.
+    """
+    path, encode, decode = read(places, config)
+    made = Tokenizer(encode, decode, config.audio_ids, config.bos, config.eos)
+    before, _, after = _HARD.partition("\n")
+    if made.decode(ids := encode(_HARD)) != _HARD or ids != [*encode(before + "\n"), *made.follow(after)]:
+        raise ValueError(f"{path}: changes blanks, line ends, bytes or marks in a text, which LLaMA's does not; give "
+                         "the tokenizer of its LLaMA-2")
+    return made
 
-    Raises ValueError, naming the file, for one that is not the config's LLaMA's, or does not give texts back as they
-    were.
+
+def read(places: Sequence[Path],
+         config: Config) -> tuple[Path, Callable[[str], list[int]], Callable[[Sequence[int]], str]]:
+    """The first of `places` (folders) that has a file of LLaMA's tokenizer, tokenizer.model going first: the file, text
+    → ids, and back, without marks of beginning and end.
+
+    Raises ValueError, naming the file, for one that is not the config's LLaMA's.
     """
     path = next((place / name for place in places for name in FILES if (place / name).is_file()), None)
     if path is None:
@@ -104,12 +118,7 @@ def load(places: Sequence[Path], config: Config) -> Tokenizer:
     if ends != (config.bos, config.eos):
         raise ValueError(f"{path}: begins and ends with {ends}, but the model with {(config.bos, config.eos)}; give "
                          "the tokenizer of its LLaMA-2")
-    made = Tokenizer(encode, decode, config.audio_ids, *ends)
-    before, _, after = _HARD.partition("\n")
-    if made.decode(ids := encode(_HARD)) != _HARD or ids != [*encode(before + "\n"), *made.follow(after)]:
-        raise ValueError(f"{path}: changes blanks, line ends, bytes or marks in a text, which LLaMA's does not; give "
-                         "the tokenizer of its LLaMA-2")
-    return made
+    return path, encode, decode
 
 
 def debug(config: Config) -> Tokenizer:

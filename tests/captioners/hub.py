@@ -6,6 +6,12 @@ import hashlib
 from pathlib import Path
 
 
+def snapshot(cache: Path, name: str) -> Path:
+    """Where the files of `name` lie in `cache`."""
+    (found,) = (cache / f"models--{name.replace('/', '--')}" / "snapshots").iterdir()
+    return found
+
+
 def repository(cache: Path, name: str) -> Path:
     """An empty snapshot of `name` ("org/model") in `cache` (what HF_HUB_CACHE names), whose files are to be put there.
 

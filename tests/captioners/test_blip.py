@@ -3,7 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +17,12 @@ from captioners import blip, inputs
 from captioners.blip import Settings, load
 from manifests import media
 from pipelines.sample import render
-from tests.captioners import toy_blip
+from tests.captioners import hub, toy_blip
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Toys gain nothing by more, and lose much where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +35,7 @@ def cache(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def folders(cache) -> dict[str, Path]:
     """By Hub id."""
-    return {name: next((cache / f"models--{name.replace('/', '--')}" / "snapshots").iterdir())
-            for name in (toy_blip.BLIP, toy_blip.OPT, toy_blip.T5)}
+    return {name: hub.snapshot(cache, name) for name in (toy_blip.BLIP, toy_blip.OPT, toy_blip.T5)}
 
 
 @pytest.fixture(scope="module")

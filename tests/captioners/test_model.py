@@ -16,11 +16,11 @@ import torch
 
 from captioners import device, inputs, model
 from captioners.model import Spec
+from tests.captioners import hub
 
 
-def snapshot(hub: dict[str, str], name: str) -> str:
-    (found,) = (Path(hub["HF_HUB_CACHE"]) / f"models--{name.replace('/', '--')}" / "snapshots").iterdir()
-    return str(found)
+def snapshot(toys: dict[str, str], name: str) -> str:
+    return str(hub.snapshot(Path(toys["HF_HUB_CACHE"]), name))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +16,13 @@ from transformers.utils import logging
 from captioners import inputs, videomae
 from captioners.videomae import Settings, load, settings
 from pipelines.sample import render
-from tests.captioners import toy_videomae
+from tests.captioners import hub, toy_videomae
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = Settings(max_length=40)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Toys gain nothing by more, and lose much where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +34,7 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(cache) -> dict[str, Path]:
-    return {role: next((cache / f"models--{name.replace('/', '--')}" / "snapshots").iterdir())
-            for role, name in videomae.ROLES.items()}
+    return {role: hub.snapshot(cache, name) for role, name in videomae.ROLES.items()}
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 
 from manifests import prompts, splits
 from pipelines import sample
+from tests.captioners.hub import snapshot
 from tests.pipelines.test_build import promised
 from tests.pipelines.test_datasets_together import ledger, rows
 from tests.pipelines.test_runners import portable
@@ -185,16 +186,14 @@ def _unknown(hub: Path, tmp_path: Path) -> list[str]:
 
 
 def _truncated(hub: Path, tmp_path: Path) -> list[str]:
-    (snapshot,) = (hub / "models--Salesforce--blip-image-captioning-base" / "snapshots").iterdir()
-    shutil.copytree(snapshot, tmp_path / "cut")
+    shutil.copytree(snapshot(hub, MODELS["image_caption"]), tmp_path / "cut")
     for file in [*(tmp_path / "cut").glob("*.safetensors"), *(tmp_path / "cut").glob("*.bin")]:
         file.write_bytes(file.read_bytes()[:-1000])
     return ["--blip", str(tmp_path / "cut")]
 
 
 def _another_vocabulary(hub: Path, tmp_path: Path) -> list[str]:
-    (snapshot,) = (hub / "models--mosaicml--mpt-7b-chat" / "snapshots").iterdir()
-    shutil.copytree(snapshot, tmp_path / "chat")
+    shutil.copytree(snapshot(hub, LLM), tmp_path / "chat")
     told = json.loads((tmp_path / "chat" / "tokenizer.json").read_text())
     told["added_tokens"] = [one for one in told["added_tokens"] if "im_" not in one["content"]]
     (tmp_path / "chat" / "tokenizer.json").write_text(json.dumps(told))
