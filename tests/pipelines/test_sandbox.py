@@ -147,12 +147,18 @@ def outcome(function, argument, limits: Limits | None = None) -> tuple[str, str]
     return loss.value.reason, loss.value.detail
 
 
+@pytest.fixture(scope="module")
+def others() -> set[psutil.Process]:
+    """What other files' tests started and left, as multiprocessing does its resource tracker."""
+    return set(psutil.Process().children())
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_left():
+def nothing_is_left(others):
     yield
     while sandbox._idle:
         sandbox._idle.pop().end()
-    assert not psutil.Process().children()
+    assert not set(psutil.Process().children()) - others
 
 
 def test_plain_data_goes_in_and_comes_out():
@@ -260,16 +266,16 @@ def test_many_threads_at_once():
     assert psutil.Process().num_fds() == before
 
 
-def test_deaths_leave_nothing_behind():
+def test_deaths_leave_nothing_behind(others):
     before = psutil.Process().num_fds(), threading.active_count()
     for _ in range(20):
         with pytest.raises(Loss):
             sandbox.call(os._exit, 1, Limits())
-    assert not psutil.Process().children()
+    assert not set(psutil.Process().children()) - others
     assert (psutil.Process().num_fds(), threading.active_count()) == before
 
 
-def test_an_interrupted_caller_ends_the_process():
+def test_an_interrupted_caller_ends_the_process(others):
     def interrupt(*_) -> None:
         raise KeyboardInterrupt
 
@@ -281,7 +287,7 @@ def test_an_interrupted_caller_ends_the_process():
             sandbox.call(spin, 0, Limits())
     finally:
         signal.signal(signal.SIGALRM, former)
-    assert not psutil.Process().children()
+    assert not set(psutil.Process().children()) - others
 
 
 def test_a_killed_caller_takes_everybody_with_it(tmp_path):
