@@ -6,7 +6,6 @@ whole). A folder appears whole or not at all, and the same weights give the same
 """
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from manifests import checked, storage
 from manifests.messages import shown
-from training import names, published, safefile, stored, weights
+from training import folders, names, published, safefile, stored, weights
 from training.config import Config, from_dict
 from training.modelcard import card
 from training.sizes import possible, shapes
@@ -87,9 +86,7 @@ def save(folder: str | Path, config: Config, tensors: Mapping[str, Tensor | Stor
     if folder.exists() and not replace_old:
         raise FileExistsError(f"{folder}: is there already; choose another folder, or say that it may be replaced")
     made_with = {package: version(package) for package in ("torch", "transformers", "peft", "safetensors")}
-    temporary = folder.parent / f"{storage.TEMPORARY}{uuid.uuid4().hex}-{folder.name}"
-    try:
-        temporary.mkdir(parents=True)
+    with folders.create(folder) as temporary:
         files: dict[str, list[int]] = {}
         for noun in sorted(parts):
             shards = _shards(parts[noun])
@@ -101,12 +98,11 @@ def save(folder: str | Path, config: Config, tensors: Mapping[str, Tensor | Stor
         about = {_KEY: FORMAT, "model": config.as_dict(), "base": dict(base) if base else None,
                  "encoders": {name: dict(one) for name, one in (encoders or {}).items()}, "trained": list(trained),
                  "files": files, "made_with": made_with, "notes": notes}
-        _write(temporary / "config.json", json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-        _write(temporary / "README.md", card(config, base=base, encoders=encoders or {}, trained=trained, files=files,
-                                             gates=_gates(config, held), made_with=made_with, notes=notes))
-        _appear(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        folders.write_text(temporary / "config.json",
+                           json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        folders.write_text(temporary / "README.md",
+                           card(config, base=base, encoders=encoders or {}, trained=trained, files=files,
+                                gates=_gates(config, held), made_with=made_with, notes=notes))
 
 
 def load(folder: str | Path, base: str | Path | None = None) -> Saved:
@@ -114,7 +110,7 @@ def load(folder: str | Path, base: str | Path | None = None) -> Saved:
 
     Raises ValueError or OSError, naming the file and what to do, where something is missing or does not fit.
     """
-    config, tensors, others, about = _open(Path(folder))
+    config, tensors, others, about = opened(Path(folder))
     named = about["base"]
     if named and base is None:
         raise ValueError(f"{folder}: stands on {named['id']} at {named.get('revision')}, which is not in it; say where "
@@ -125,7 +121,7 @@ def load(folder: str | Path, base: str | Path | None = None) -> Saved:
     return Saved(config, tensors, others, about)
 
 
-def _open(folder: Path) -> tuple[Config, dict[str, Stored], dict[str, Stored], dict]:
+def opened(folder: Path) -> tuple[Config, dict[str, Stored], dict[str, Stored], dict]:
     """What a folder holds by itself, without the LLaMA that it may stand on: config, tensors by our names, others by
     published ones, and config.json. All is held against each other; nothing of a claimed size is built before."""
     config, about = _about(folder / "config.json")
@@ -248,7 +244,7 @@ def inspect(source: str | Path) -> str:
     tensors. The LLaMA that a folder stands on need not be there."""
     if not (Path(source).is_dir() and is_ours(source)):
         return published.describe(published.open_checkpoint(source))
-    config, tensors, _, about = _open(Path(source))
+    config, tensors, _, about = opened(Path(source))
     text = card(config, base=about["base"], encoders=about["encoders"], trained=about["trained"], files=about["files"],
                 gates=_gates(config, tensors), made_with=about["made_with"], notes=about["notes"])
     return text.partition("---\n# ")[2].partition("\nLoad with")[0]
@@ -316,27 +312,3 @@ def _shards(tensors: Mapping[str, Stored]) -> list[dict[str, Stored]]:
         shards[-1][name] = tensors[name]
         size += tensors[name].nbytes
     return shards
-
-
-def _write(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _appear(temporary: Path, folder: Path) -> None:
-    """Rename into place. An old folder is moved aside first and removed last: killed between the two renames, it lies
-    beside, under a temporary name, and neither is lost."""
-    old = None
-    if folder.exists():
-        old = folder.parent / f"{storage.TEMPORARY}{uuid.uuid4().hex}-old-{folder.name}"
-        os.rename(folder, old)
-    os.rename(temporary, folder)
-    descriptor = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if old:
-        shutil.rmtree(old)
