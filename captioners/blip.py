@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from captioners.loading import quiet, reading
+from training.loading import quiet, reading
 
 if TYPE_CHECKING:
     import torch

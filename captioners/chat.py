@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from captioners.batches import answered
 from captioners.instructions import Prompt
-from captioners.loading import quiet
 from manifests import prompts
 from manifests.messages import one_line
+from training.loading import quiet
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING
 from captioners import blip
 from captioners.blip import MODEL, ROLES, SIZE, Settings
 from captioners.lavis_worker import receive, send
-from captioners.loading import quiet, reading
+from training.loading import quiet, reading
 
 if TYPE_CHECKING:
     import torch

@@ -18,10 +18,10 @@ from pathlib import Path
 from types import ModuleType
 
 from captioners import device, inputs
-from captioners.loading import quiet
-from captioners.pinned import Pinned, folder, pin
 from manifests.messages import one_line
 from manifests.outcomes import Loss
+from training.loading import quiet
+from training.pinned import Pinned, folder, pin
 
 MODULES = {"music": "mullama", "image": "blip", "video": "videomae", "instruct": "chat"}
 _held: dict["Spec", Callable] = {}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captioners.loading import quiet
 from manifests import checked
 from training import tokenizer
+from training.loading import quiet
 
 if TYPE_CHECKING:
     import torch

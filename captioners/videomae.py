@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captioners.loading import quiet, reading
+from training.loading import quiet, reading
 
 if TYPE_CHECKING:
     import torch

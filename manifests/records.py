@@ -165,3 +165,19 @@ EDIT = pa.schema([
     # What the edit leaves is the clip's own, what it changes is changed as much; sound and level are measured anew.
     *[field for field in MEASUREMENT if field.name not in dict(_RESULT)],
 ])
+
+# What a frozen model of the trainer says of one medium or caption (training.frozen); `id` is the hash of that.
+FEATURE = pa.schema([
+    *_RESULT,
+    ("values", pa.binary()),             # bfloat16 in C order; null where outcome is a loss
+])
+
+# Where each key's row of FEATURE lies (training.features).
+FEATURE_PLACE = pa.schema([
+    ("key", pa.string()),                # "dataset/id" of a medium, or a caption's SHA-256
+    ("hash", pa.uint64()),               # of `key`
+    ("shard", pa.int32()),               # number in the kind's JSON; -1 where lost
+    ("row", pa.int64()),                 # in the shard; -1 where lost
+    ("outcome", pa.string()),
+    ("detail", pa.string()),
+])

@@ -69,7 +69,8 @@ def asked(captioner: blip.Blip, pictures: list[Image.Image]) -> list[str]:
 def test_runs_under_the_production_id_offline_and_says_nothing_else(cache, pictures, captioner, tmp_path):
     pictures[0].save(tmp_path / "picture.png")
     script = ("import sys\n"
-              "from captioners import blip, inputs, pinned\n"
+              "from captioners import blip, inputs\n"
+              "from training import pinned\n"
               "assert not {'torch', 'transformers'} & set(sys.modules)\n"
               "folders = {role: pinned.folder(pinned.pin(name)) for role, name in blip.ROLES.items()}\n"
               f"picture = inputs.image({str(tmp_path / 'picture.png')!r})\n"

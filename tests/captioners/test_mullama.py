@@ -79,7 +79,7 @@ def test_offline_by_its_published_names_and_quietly(cache: Path, tmp_path: Path)
     media.write_bytes(render("sample-0-00003"))
     code = ("import sys\nfrom captioners import inputs, mullama\n"
             "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)\n"
-            "from captioners.pinned import folder, pin\n"
+            "from training.pinned import folder, pin\n"
             "folders = {role: folder(pin(name)) for role, name in mullama.ROLES.items()}\n"
             "model = mullama.load(folders, mullama.Settings(max_new=24))\n"
             "print(model([inputs.music(sys.argv[1])], [5])[0])")

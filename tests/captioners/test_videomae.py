@@ -369,7 +369,8 @@ def test_transformers_speaks_as_before(folders, videos, capfd):
 def test_production_ids_load_offline_from_the_cache(cache):
     """In a process of its own: names alone, no network, nothing on stderr; its settings cost no model library."""
     code = ("import sys\n"
-            "from captioners import inputs, pinned, videomae\n"
+            "from captioners import inputs, videomae\n"
+            "from training import pinned\n"
             "folders = {role: pinned.folder(pinned.pin(name)) for role, name in videomae.ROLES.items()}\n"
             "asked = videomae.settings(folders)\n"
             "assert not {'torch', 'transformers'} & set(sys.modules)\n"

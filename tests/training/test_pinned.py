@@ -8,8 +8,8 @@ from threading import Thread
 import pytest
 from huggingface_hub import constants
 
-from captioners.pinned import Pinned, folder, pin
 from tests.captioners.hub import repository
+from training.pinned import Pinned, folder, pin
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"the same", "tf_model.h5": b"tf",
          "modeling.py": b"raise SystemExit", "tokenizer.json": b"words"}
