@@ -6,6 +6,7 @@ output, EOS. Labels begin with the answer. What cannot be used is raised as `Unu
 """
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from manifests import checked
 from manifests.messages import shown
@@ -21,11 +22,14 @@ AFTER = "\n\n### Response:"
 # Stage 1: what is described, which is the column of the medium too, and the column of the description.
 CAPTIONS = {"mucaps": ("audio", "caption"), "muimage": ("image", "image_caption"),
             "muvideo": ("video", "video_caption")}
+PUBLISHED_MUSICQA = "musicqa-published"  # a medium's dataset: MusicQA as others published it, beside a build's own
 
 
 @dataclass(frozen=True)
 class Medium:
-    """Which row of which dataset has it, in the column that its modality names; of published datasets, the file."""
+    """Which row of which dataset has it, in the column that its modality names; of published datasets (coco and
+    PUBLISHED_MUSICQA), the file.
+    """
     dataset: str
     id: str
 
@@ -57,11 +61,13 @@ class Sample:
 
 
 class Unusable(ValueError):
-    """A row, or one of its exchanges, that nothing can be learned from. `reason` is empty, malformed or too_long."""
+    """A row, or one of its exchanges, that nothing can be learned from. `reason` is empty, malformed or too_long (or
+    that for which its features were lost); `detail` tells a person.
+    """
 
     def __init__(self, dataset: str, id: str, reason: str, detail: str) -> None:
         super().__init__(f"{dataset} {id}: {detail}")
-        self.dataset, self.id, self.reason = dataset, id, reason
+        self.dataset, self.id, self.reason, self.detail = dataset, id, reason, detail
 
 
 def exchanges(stage: int, dataset: str, row: Mapping | Captioned | Exchange | Question, number: int = 0) -> list[Texts]:
@@ -85,15 +91,29 @@ def exchanges(stage: int, dataset: str, row: Mapping | Captioned | Exchange | Qu
             return [Texts(str(number), dataset, row.instruction, row.answer, {})]
         case 3, "musicqa", Question():
             key = f"{row.audio}#{number}"
-            return [Texts(key, dataset, row.question, row.answer, {"audio": Medium(dataset, row.audio)})]
+            return [Texts(key, dataset, row.question, row.answer, {"audio": Medium(PUBLISHED_MUSICQA, row.audio)})]
         case 3, "musicqa" | "muimage" | "muvideo" | "muedit", Mapping():
             return _conversation(dataset, row["id"], row["conversation"] or [])
     raise ValueError(f"stage {stage} does not learn from {dataset} as {type(row).__name__}")
 
 
+def columns(stage: int, dataset: str) -> list[str]:
+    """The columns that `exchanges` reads of a dataset of ours: texts, never media."""
+    return ["id", {1: CAPTIONS.get(dataset, ("", "caption"))[1], 2: "caption", 3: "conversation"}[stage]]
+
+
+def kinds(stage: int, dataset: str) -> frozenset[str]:
+    """What a dataset's samples need of the frozen models: modalities that are heard, "text" where music comes out."""
+    if stage == 3:
+        heard = {"alpaca": (), "muimage": ("image",), "muvideo": ("video",)}.get(dataset, ("audio",))
+        return frozenset((*heard, *(() if dataset in ("alpaca", "musicqa") else ("text",))))
+    return frozenset(["text"] if stage == 2 else ["image"] if dataset == "coco" else [CAPTIONS[dataset][0]])
+
+
 def prompt(tokenizer: Tokenizer, instruction: str) -> list[int]:
     """BOS and the prompt's ids, for the model to go on from: those that samples begin with."""
-    return _prompt(tokenizer, tokenizer.follow(instruction.strip()))
+    before, after = _frame(tokenizer)
+    return [*before, *tokenizer.follow(instruction.strip()), *after]
 
 
 def sample(texts: Texts, tokenizer: Tokenizer, longest: int) -> Sample:
@@ -104,24 +124,25 @@ def sample(texts: Texts, tokenizer: Tokenizer, longest: int) -> Sample:
     Raises Unusable for empty texts, and where not a token of each fits.
     """
     asked = [] if texts.instruction is None else tokenizer.follow(_text(texts, "instruction", texts.instruction))
-    answer = tokenizer.follow(_text(texts, "answer", texts.answer))
+    answer = asked if texts.answer == texts.instruction else tokenizer.follow(_text(texts, "answer", texts.answer))
+    before, after = _frame(tokenizer)
     music, end = None, [tokenizer.eos]
     if texts.music is not None:
         music = _text(texts, "caption of the music", texts.music)
         end = [*tokenizer.follow(texts.gap), *tokenizer.audio_ids, *end]
-    room = longest - len(_prompt(tokenizer, [])) - len(end)
+    room = longest - len(before) - len(after) - len(end)
     counts = _share(len(asked), len(answer), room)
     kept_asked, kept = _first(tokenizer, asked, counts[0]), _first(tokenizer, answer, counts[1])
     if not kept or (asked and not kept_asked):
         raise Unusable(texts.dataset, texts.id, "too_long",
                        f"{longest} tokens hold nothing of its text beside the prompt and what ends it")
-    head, tail = _prompt(tokenizer, kept_asked), [*kept, *end]
+    head, tail = [*before, *kept_asked, *after], [*kept, *end]
     return Sample(texts.id, texts.dataset, (*head, *tail), (*[IGNORED] * len(head), *tail), texts.hears, music,
                   len(asked) + len(answer) - len(kept_asked) - len(kept))
 
 
 def _conversation(dataset: str, key: str, turns: Sequence[Mapping]) -> list[Texts]:
-    speakers = [turn["from"] for turn in turns]
+    speakers = [turn and turn["from"] for turn in turns]
     if not turns or speakers != ["human", "gpt"] * (len(turns) // 2):
         raise Unusable(dataset, key, "malformed", f"its turns are not human's and gpt's in turn, but "
                        f"{shown(str(speakers))}")
@@ -138,8 +159,9 @@ def _conversation(dataset: str, key: str, turns: Sequence[Mapping]) -> list[Text
     return found
 
 
-def _prompt(tokenizer: Tokenizer, asked: Sequence[int]) -> list[int]:
-    return [tokenizer.bos, *tokenizer.encode(BEFORE), *asked, *tokenizer.follow(AFTER)]
+@lru_cache(maxsize=4)  # the same before and after every instruction
+def _frame(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return (tokenizer.bos, *tokenizer.encode(BEFORE)), tuple(tokenizer.follow(AFTER))
 
 
 def _text(texts: Texts, name: str, value: str) -> str:

@@ -56,7 +56,7 @@ GOLDEN = [  # stage, dataset, row, and of each sample: its id, instruction, answ
     (3, "alpaca", Exchange("One image" + ALPACA_INPUT + "A", "It is\nblack"),
      [("4", "One| image|\n|\n|###| |I|n|p|ut|:|\n|A", "I|t| is|\n|b|l|ack", {}, None)]),
     (3, "musicqa", Question("a/b.mp3", "What tempo is it", "One is fast"),
-     [("a/b.mp3#4", "What| tempo| is| it", "One| is| fast", {"audio": Medium("musicqa", "a/b.mp3")}, None)]),
+     [("a/b.mp3#4", "What| tempo| is| it", "One| is| fast", {"audio": Medium("musicqa-published", "a/b.mp3")}, None)]),
     (3, "musicqa", MUSICQA,
      [("q#1", "What| tempo| is| it", "One| is| fast", {"audio": Medium("musicqa", "q")}, None),
       ("q#2", "The| key", "The| key| is| in| minor", {"audio": Medium("musicqa", "q")}, None)]),
@@ -213,6 +213,7 @@ EMPTY, ODD = "empty", "malformed"
      "muedit e: its caption of the music is empty"),
     (3, "muvideo", {"id": "v", "conversation": None}, ODD, "muvideo v: its turns are not"),
     (3, "muvideo", {"id": "v", "conversation": _turns(("a", "video", LOUD))}, ODD, "muvideo v: its turns are not"),
+    (3, "muvideo", {"id": "v", "conversation": [None, MUVIDEO["conversation"][1]]}, ODD, "in turn, but \"\\[None, "),
     (3, "muvideo", {"id": "v", "conversation": MUVIDEO["conversation"][::-1]}, ODD, "in turn, but \"\\['gpt', 'human'"),
     (3, "muvideo", {"id": "v", "conversation": _turns(("a", None, LOUD), ("a", "audio", LOUD))}, ODD,
      "from 'None' to 'audio' is not known"),
@@ -222,6 +223,7 @@ def test_nothing_bad_is_silent(stage: int, dataset: str, row: object, reason: st
     with pytest.raises(Unusable, match=told) as raised:
         _all(stage, dataset, row)
     assert raised.value.reason == reason and raised.value.dataset == dataset and raised.value.id in str(raised.value)
+    assert str(raised.value) == f"{dataset} {raised.value.id}: {raised.value.detail}"
 
 
 def test_a_bad_question_costs_the_others_nothing() -> None:
@@ -231,6 +233,14 @@ def test_a_bad_question_costs_the_others_nothing() -> None:
     with pytest.raises(Unusable, match="musicqa q#1: its answer is empty"):
         samples.sample(bad, WORDS, 100)
     assert samples.sample(good, WORDS, 100) == _all(3, "musicqa", MUSICQA)[1]
+
+
+@pytest.mark.parametrize(("stage", "dataset", "row", "wanted"), [one for one in GOLDEN if isinstance(one[2], dict)])
+def test_the_texts_alone_are_read(stage: int, dataset: str, row: dict, wanted: list[tuple]) -> None:
+    read = samples.columns(stage, dataset)
+    assert "id" in read and len(read) == 2 and not {"audio", "image", "video"} & {*read}
+    made = _all(stage, dataset, {name: row[name] for name in read})
+    assert [one.id for one in made] == [key for key, *_ in wanted]
 
 
 @pytest.mark.parametrize(("stage", "dataset", "row"), [
