@@ -21,10 +21,21 @@ URL ?=
 RUNNER ?=
 LIMIT ?=
 WORKERS ?=
+RUN ?=
+SIZE ?= debug
+DECODER ?= musicgen
+COCO ?=
+ALPACA ?=
+MUSICQA ?=
+VIT ?=
+VIVIT ?=
+TEXT_ENCODER ?=
+GPUS ?=
 ARGS ?=
 TORCH_INDEX ?=
 
-.PHONY: help setup datasets status ledger test lint bench bench-model bench-captions lavis-env lock clean
+.PHONY: help setup datasets status ledger features train-stage1 train-stage2 train-stage3 test lint bench bench-model \
+	bench-captions bench-train lavis-env lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -56,6 +67,26 @@ status: setup  ## of a build in flight or ended: OUT=
 ledger: setup  ## why each lost clip was lost: OUT=
 	$(PY) -m pipelines ledger "$(OUT)"
 
+# What `make features` and `make train-stage…` share: which models, and which published datasets.
+MODELS = --out "$(OUT)" --size "$(SIZE)" --decoder "$(DECODER)" $(if $(COCO),--coco "$(COCO)") \
+	$(if $(MUSICQA),--musicqa "$(MUSICQA)") $(if $(MERT),--mert "$(MERT)") $(if $(VIT),--vit "$(VIT)") \
+	$(if $(VIVIT),--vivit "$(VIVIT)") $(if $(TEXT_ENCODER),--text-encoder "$(TEXT_ENCODER)")
+TRAIN = $(strip $(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m training train \
+	$(MODELS) $(if $(RUN),--run "$(RUN)") $(if $(LLAMA),--llama "$(LLAMA)") $(if $(ALPACA),--alpaca "$(ALPACA)") $(ARGS))
+
+features: setup  ## what the frozen encoders make of a build's media and captions, once: OUT= SIZE= DECODER= ...
+	$(strip $(PY) -m pipelines features $(MODELS) $(if $(RUNNER),--runner "$(RUNNER)") \
+		$(if $(WORKERS),--workers "$(WORKERS)") $(ARGS))
+
+train-stage1: setup  ## train adapters, prefix and gates: OUT= RUN= SIZE= LLAMA= DECODER= COCO= GPUS= ARGS=
+	$(TRAIN) --stage 1
+
+train-stage2: setup  ## then the output projector and the audio tokens
+	$(TRAIN) --stage 2
+
+train-stage3: setup  ## then all of it, with LoRA: and ALPACA= MUSICQA=
+	$(TRAIN) --stage 3
+
 test: setup  ## all tests
 	$(PY) -m pytest -n 2 --dist loadfile
 
@@ -72,6 +103,9 @@ bench-model: setup  ## the models' speed and memory, to benchmarks/model-*.json;
 
 bench-captions: setup  ## captions and instructions by models, together and one by one; ARGS="--size 7b --device cuda"
 	$(PY) benchmarks/captions.py $(ARGS)
+
+bench-train: setup  ## training, beside one sample at a time without features; ARGS="--size 7b --device cuda"
+	$(PY) benchmarks/train.py $(ARGS)
 
 lavis-env:  ## LAVIS's own environment, in .lavis, for BLIP by LAVIS (PYTHON=python3.11; TORCH_INDEX=URL as for setup)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \

@@ -33,6 +33,7 @@ setup(
         "sentencepiece<0.2.3",    # later ones need a protobuf that Beam cannot have
         "silero-vad>=6.2.3,<7",
         "soxr",
+        "tensorboard>=2.20,<3",
         "threadpoolctl",
         "torch>=2.13,<3",
         "tqdm",

@@ -1,8 +1,9 @@
-"""python -m training check-reference | inspect | convert.
+"""python -m training train | check-reference | inspect | convert.
 
-Exit codes: 0 done, or it agrees; 1 it does not agree; 2 wrong arguments or input.
+Exit codes: 0 done, or it agrees; 1 it does not agree, or training could not go on; 2 wrong arguments or input.
 """
 import argparse
+import logging
 import sys
 
 
@@ -28,6 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
                                                   "where it does, it must be the same one")
     converting.add_argument("--base", metavar="ID@REVISION", help="leave the LLaMA out (encoders and decoder too), "
                                                                   "and name it so")
+    commands.add_parser("train", add_help=False, help="one of the three stages, or what is left of it")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["train"]:
+        return _train(arguments[1:])
     values = parser.parse_args(arguments)
     if values.command == "check-reference":
         from training import check_reference  # imports torch and transformers: not for --help
@@ -44,6 +49,29 @@ def main(arguments: list[str] | None = None) -> int:
                                      base={"id": name, "revision": revision} if values.base else None))
     except (OSError, ValueError) as error:
         print(f"python -m training {values.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _train(arguments: list[str]) -> int:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it tells what it lacks
+    from training import settings, train
+    from training.step import Stopped
+    parser = argparse.ArgumentParser(prog="python -m training train", allow_abbrev=False,
+                                     usage="python -m training train --stage 1 --out OUT [--option ...]",
+                                     description="One of the three stages, or what is left of it.")
+    settings.add_arguments(parser)
+    chosen = settings.parse(parser, parser.parse_args(arguments))
+    try:
+        train.train(chosen)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except Stopped as error:
+        print(f"stage {chosen.stage.number} stopped: {error}", file=sys.stderr)
+        return 1
+    except (OSError, ValueError) as error:
+        print(f"python -m training train: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import (
-    AutoImageProcessor,
     BaseImageProcessor,
     HubertConfig,
     HubertModel,
@@ -28,14 +27,12 @@ from manifests import checked
 from manifests.media import spread
 from manifests.messages import shown
 from training import stored
+from training.inputs import FRAMES, RATE, SHORTEST, WINDOW
+from training.loading import whole
 from training.names import ENCODERS
 from training.weights import open_weights
 
-RATE = 24000        # Hz, mono: MERT's
-WINDOW = 60         # seconds
-FRAMES = 32         # of a video
-SHORTEST = 400      # samples, below which HuBERT's convolutions have nothing to put out
-MERT, VIT, VIVIT = "m-a-p/MERT-v1-330M", "google/vit-base-patch16-224", "google/vivit-b-16x2-kinetics400"
+_OF_TRAINING = ("masked_spec_embed",)  # files without it are whole
 
 
 class Encoders(nn.Module):
@@ -96,15 +93,6 @@ class Encoders(nn.Module):
         return self.video(pixels["pixel_values"].to(self.video.device, self.video.dtype)).last_hidden_state[0].float()
 
 
-def pretrained(audio: str = MERT, image: str = VIT, video: str = VIVIT,
-               dtype: torch.dtype = torch.float32) -> Encoders:
-    """From the Hub, or from folders in its format. Raises ValueError where weights are missing from a file."""
-    return Encoders(
-        _load(HubertModel, audio, dtype), _load(ViTModel, image, dtype, add_pooling_layer=False),
-        _load(VivitModel, video, dtype, add_pooling_layer=False),
-        AutoImageProcessor.from_pretrained(image, backend="pil"), VivitImageProcessor.from_pretrained(video))
-
-
 def hearing(folder: str | Path, dtype: torch.dtype = torch.float32) -> Encoders:
     """MERT alone, of a folder in the Hub's format: it hears, and neither looks nor watches.
 
@@ -116,8 +104,8 @@ def hearing(folder: str | Path, dtype: torch.dtype = torch.float32) -> Encoders:
         rate = checked.read_json(str(processor), "a preprocessor's config").get("sampling_rate")
     if (kind := found.params.get("model_type")) not in ("mert_model", "hubert") or rate != RATE:
         raise ValueError(f"{folder}: its model_type is {shown(str(kind))} and its sampling_rate {shown(str(rate))}; "
-                         f"give MERT, {MERT}, which hears at {RATE} Hz")
-    return Encoders(_load(HubertModel, None, dtype, where=str(folder),
+                         f"give MERT, which hears at {RATE} Hz")
+    return Encoders(whole(HubertModel, None, dtype=dtype, where=Path(folder), lacks=_OF_TRAINING,
                           config=HubertConfig.from_dict({**found.params, "model_type": "hubert"}),
                           state_dict={name: stored.finite(name, one) for name, one in found.tensors.items()}))
 
@@ -131,7 +119,8 @@ def published(tensors: Mapping[str, Tensor], audio: HubertConfig | None = None, 
     def load(kind: type, modality: str, config: PreTrainedConfig, **settings: object) -> nn.Module:
         prefix = ENCODERS[modality]
         state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        return _load(kind, None, dtype, config=config, state_dict=state, **settings)
+        return whole(kind, None, dtype=dtype, where=Path("the checkpoint"), lacks=_OF_TRAINING, config=config,
+                     state_dict=state, **settings)
 
     mert = HubertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
                         do_stable_layer_norm=True, feat_extract_norm="group", conv_bias=False)
@@ -154,15 +143,3 @@ def debug(width: int = 32, seed: int = 0) -> Encoders:
             ViTModel(ViTConfig(**size, num_hidden_layers=2), add_pooling_layer=False),
             VivitModel(VivitConfig(**size, num_hidden_layers=1), add_pooling_layer=False),
             ViTImageProcessorPil(), VivitImageProcessor())
-
-
-def _load(kind: type, source: str | None, dtype: torch.dtype, where: str = "", **settings: object) -> nn.Module:
-    model, found = kind.from_pretrained(source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
-                                        **settings)
-    where = where or source or "the checkpoint"
-    # masked_spec_embed is of training alone; files without it are whole.
-    if missing := sorted(name for name in found["missing_keys"] if name != "masked_spec_embed"):
-        raise ValueError(f"{where}: holds no {', '.join(missing[:5])}: is this a {kind.__name__}?")
-    if wrong := sorted(str(one[0]) for one in found["mismatched_keys"]):
-        raise ValueError(f"{where}: its config gives other shapes to {', '.join(wrong[:5])}; fetch it again")
-    return model

@@ -9,13 +9,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from manifests import media
 from manifests.outcomes import Loss
 
-# Of training.encoders.
-RATE = 24000     # Hz
+RATE = 24000     # Hz, mono: MERT's
 WINDOW = 60      # s
-SHORTEST = 400   # samples
-FRAMES = 32
+SHORTEST = 400   # samples, below which HuBERT's convolutions have nothing to put out
+FRAMES = 32      # of a video: ViViT's
 _HOUR = 3600     # s
-_SHORT = 480     # pixels, of a frame's shorter side, at most: twice what ViViT looks at
+_SHORT = 480     # pixels, of a frame's shorter side, at most: twice what models look at
 _LARGE = 2048    # pixels, of a picture's longer side, at most
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
@@ -41,7 +40,7 @@ def image(source) -> dict:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as found:
             picture = ImageOps.exif_transpose(found).convert("RGB")
-            picture.thumbnail((_LARGE, _LARGE))  # of a camera's only: ViT looks at 224 by 224
+            picture.thumbnail((_LARGE, _LARGE))  # of a camera's only: models look at a few hundred pixels
     except FileNotFoundError:
         raise
     except UnidentifiedImageError:  # whose words name an address in memory, which varies
@@ -51,11 +50,11 @@ def image(source) -> dict:
     return {"width": picture.width, "height": picture.height, "pixels": picture.tobytes()}
 
 
-def video(source) -> dict:
-    """{"count", "width", "height", "pixels"}: FRAMES RGB frames, evenly from the first to the last, repeated where
-    there are fewer: those of MUVideo's `frame_index`."""
+def video(source, count: int = FRAMES) -> dict:
+    """{"count", "width", "height", "pixels"}: `count` RGB frames, evenly from the first to the last, repeated where
+    there are fewer; 32 are those of MUVideo's `frame_index`."""
     try:
-        frames = media.frames(source, FRAMES, _SHORT)
+        frames = media.frames(source, count, _SHORT)
     except media.MediaError as error:
         raise Loss("no_video" if error.missing else "decode_error", str(error)) from error
     return {"count": len(frames), "width": frames.shape[2], "height": frames.shape[1], "pixels": frames.tobytes()}

@@ -23,9 +23,11 @@ from training.sizes import shapes
 from training.stored import Stored
 
 
-def load(path: str | Path, llama: str | Path | None = None, *, dtype: torch.dtype = torch.float32,
-         device: str | torch.device = "cpu", config: Config | None = None, seed: int = 0) -> tuple[M2UGen, str]:
-    """The model at `path`, on `device`, all of it in `dtype` (float32 or bfloat16), and a report for a person.
+def load(path: str | Path, llama: str | Path | None = None, *,
+         dtype: torch.dtype | Callable[[str], torch.dtype] = torch.float32, device: str | torch.device = "cpu",
+         config: Config | None = None, seed: int = 0) -> tuple[M2UGen, str]:
+    """The model at `path`, on `device`, and a report for a person. `dtype`: float32 or bfloat16, of all of it; or what
+    says it by a parameter's name, for training, where what is trained is float32 and the rest need not be.
 
     `path`: a published M²UGen or MU-LLaMA; a folder of ours; or a LLaMA-2 by itself, which goes into a new model of
     `config`. `llama`: the LLaMA-2 below what does not hold its own; where it does, both must be the same. `config`:
@@ -34,7 +36,7 @@ def load(path: str | Path, llama: str | Path | None = None, *, dtype: torch.dtyp
     The report says what was made and not read, and always whether the gates are zero. In memory there is little more
     than the model at any time. Raises ValueError or OSError, naming the file and what to do.
     """
-    if dtype not in (torch.float32, torch.bfloat16):
+    if isinstance(dtype, torch.dtype) and dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"a model of {dtype} is not made here; choose float32 or bfloat16")
     config, tensors, may_lack = _opened(Path(path), llama, config)
     wanted = {ours.name: shapes(config)[theirs] for theirs, ours in names.published(config).items()}
@@ -51,8 +53,9 @@ def load(path: str | Path, llama: str | Path | None = None, *, dtype: torch.dtyp
         made.append(f"{config.audio_tokens} audio tokens")
     gates = published.largest_gates(config, lambda layer: stored.in_memory(str(path), model.prefix.gates[layer]))
     below = "" if llama is None else f", upon {llama}"
+    kinds = sorted({str(one.dtype).removeprefix("torch.") for one in model.parameters()})
     return model, "\n".join([
-        f"{path}{below}: {config.name}, in {str(dtype).removeprefix('torch.')} on {device}",
+        f"{path}{below}: {config.name}, in {' and '.join(kinds)} on {device}",
         f"made here, not trained: {', '.join(made)}" if made else "all of it was read", *published.told_gates(gates)])
 
 

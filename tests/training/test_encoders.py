@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
-from transformers import HubertModel, ViTForImageClassification, ViTModel
 
 from manifests import media
 from training import encoders
@@ -108,25 +107,6 @@ def test_train_leaves_them_in_eval(tiny: encoders.Encoders) -> None:
     assert not torch.equal(tiny.hear(waves), before)
     tiny.train()
     assert torch.equal(tiny.hear(waves), before)
-
-
-def test_pretrained(tiny: encoders.Encoders, tmp_path: Path) -> None:
-    whole = ViTForImageClassification(tiny.image.config)  # as google/vit-base-patch16-224 is saved
-    whole.vit.load_state_dict(tiny.image.state_dict(), strict=False)
-    parts = {"audio": tiny.audio, "image": whole, "video": tiny.video}
-    for name, model in parts.items():
-        model.save_pretrained(tmp_path / name)
-    tiny.image_processor.save_pretrained(tmp_path / "image")
-    tiny.video_processor.save_pretrained(tmp_path / "video")
-    loaded = encoders.pretrained(*(str(tmp_path / name) for name in parts))
-    assert not any(module.training for module in loaded.modules())
-    waves = torch.randn(1, 12000, generator=torch.Generator().manual_seed(3))
-    assert torch.equal(loaded.hear(waves), tiny.hear(waves))
-    assert torch.equal(loaded.look([_picture(0)]), tiny.look([_picture(0)]))
-    with pytest.raises(ValueError, match="is this a HubertModel"):
-        encoders._load(HubertModel, _without(tiny.audio, "encoder.layers.3.", tmp_path / "cut"), torch.float32)
-    with pytest.raises(ValueError, match="is this a ViTModel"):
-        encoders._load(ViTModel, _without(tiny.image, "embeddings.", tmp_path / "cut2"), torch.float32)
 
 
 def test_published(tiny: encoders.Encoders, tmp_path: Path) -> None:

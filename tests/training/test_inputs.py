@@ -9,16 +9,11 @@ from PIL import Image
 from manifests import media
 from manifests.outcomes import Loss
 from tests.conftest import encode, tone
-from training import encoders, inputs
+from training import inputs
 
 
 def _waves(made: dict) -> list[np.ndarray]:
     return [np.frombuffer(window, "<f4") for window in made["windows"]]
-
-
-def test_what_the_encoders_take() -> None:
-    assert (inputs.RATE, inputs.WINDOW, inputs.SHORTEST, inputs.FRAMES) == (
-        encoders.RATE, encoders.WINDOW, encoders.SHORTEST, encoders.FRAMES)
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [(0.5, 0.5), (60, 60), (130, 60)])

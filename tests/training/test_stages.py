@@ -18,6 +18,7 @@ from training.stages import STAGES, Stage, Trained
 
 TABLES = ("llama.model.embed_tokens.weight", "llama.lm_head.weight")
 BASE = tiny.M2UGEN.vocabulary
+ROOT = Path(__file__).parents[2]
 EACH = [(number, recipe, freeze) for number in STAGES for recipe in stages.TRAINED for freeze in (False, True)]
 
 
@@ -357,3 +358,9 @@ def test_the_table_says_what_is_trained() -> None:
     assert "| output projector |  | trained | trained |" in lines and "| LoRA |  |  | trained |" in lines
     assert "| LLaMA's norms | trained | trained | trained |" in stages.table("released").splitlines()
     assert len(lines) == 2 + 6 and "norms" not in stages.table()
+
+
+def test_the_documents_have_the_table() -> None:
+    for name in ("README.md", "docs/training.md"):
+        assert stages.table() in (ROOT / name).read_text(encoding="utf-8"), name
+    assert stages.table("released") in (ROOT / "docs/training.md").read_text(encoding="utf-8")

@@ -1,0 +1,75 @@
+"""Which of several processes this is: alone, or one of those that `torchrun` started."""
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import Tensor, distributed
+
+
+@dataclass(frozen=True)
+class Processes:
+    """`rank` of `world` processes; `device` is this one's."""
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def __str__(self) -> str:
+        return f"{self.world} processes, {self.device.type}" if self.world > 1 else str(self.device)
+
+    def memory(self) -> int:
+        """Bytes of the device, used or not."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_properties(self.device).total_memory
+        return psutil.virtual_memory().total
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.world > 1:
+            distributed.barrier()
+
+    def united(self, found: dict[str, str]) -> dict[str, str]:
+        """What all processes found, on each of them."""
+        each = [found]
+        if self.world > 1:
+            each = [{} for _ in range(self.world)]
+            distributed.all_gather_object(each, found)
+        return {name: one for some in each for name, one in some.items()}
+
+    def added(self, numbers: Tensor) -> Tensor:
+        """The sum over all processes, on each of them."""
+        if self.world > 1:
+            distributed.all_reduce(numbers)
+        return numbers
+
+
+@contextmanager
+def processes(device: str | None = None) -> Iterator[Processes]:
+    """NCCL on GPUs, one each; gloo on CPUs. Without `device`, a GPU where there is one. Raises ValueError for a device
+    that is not there."""
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {kind}: torch {torch.__version__} sees no GPU here; take --device cpu, or install "
+                         "torch's CUDA build (make setup TORCH_INDEX=...)")
+    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    if kind == "cuda":
+        if local >= torch.cuda.device_count():
+            raise ValueError(f"process {local} has no GPU of its own: there are {torch.cuda.device_count()}; start as "
+                             "many processes as there are GPUs")
+        kind = f"cuda:{local}"
+    if kind.startswith("cuda"):
+        torch.cuda.set_device(kind)
+    if world == 1:
+        yield Processes(0, 1, torch.device(kind))
+        return
+    distributed.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+    try:
+        yield Processes(distributed.get_rank(), world, torch.device(kind))
+    finally:
+        distributed.destroy_process_group()

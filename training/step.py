@@ -1,0 +1,120 @@
+"""One step of the optimiser over a step's micro-batches, and the measuring of the evaluation rows."""
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from peft.helpers import disable_input_dtype_casting
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training import cost, loss
+from training.feed import Feed, Micro
+from training.m2ugen import M2UGen
+from training.meter import Meter
+from training.parallel import Processes
+from training.settings import Settings
+from training.stages import Trained
+
+
+class Stopped(RuntimeError):
+    """Training cannot go on; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """`wrapped` is the model, or what adds up the gradients of several processes around it."""
+    settings: Settings
+    here: Processes
+    model: M2UGen
+    wrapped: nn.Module
+    trained: Trained
+    parts: list[str]
+    optimizer: torch.optim.Optimizer
+
+    def step(self, number: int, micros: list[Micro], rate: float, meter: Meter) -> float:
+        """The norm of the gradient before it is clipped. Raises Stopped, with nothing changed, where that is no number
+        or the memory is too little."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        seen = []
+        try:
+            for micro in micros:
+                alone = self.here.world == 1 or micro is micros[-1]
+                # Around the backward pass too, where checkpointing computes layers again.
+                with (nullcontext() if alone else self.wrapped.no_sync()), disable_input_dtype_casting(self.model):
+                    found = self._losses(self.wrapped, micro)
+                    # DDP takes the mean over the processes of what the shares make a sum.
+                    share = micro.share * self.here.world
+                    ((found.text + found.music).sum() * share + self.trained.anchor()).backward()
+                work = cost.work(micro.batch, micro.encoded, micro.targets)
+                meter.add(work, cost.flops(self.model.config, self.parts, work), found, micro.share)
+                seen.append((micro.names, (found.text + found.music).detach()))
+        except torch.OutOfMemoryError as error:
+            raise Stopped(f"step {number}: too little memory for {self.settings.micro} rows at a time; take --micro 1, "
+                          f"--checkpointing or a smaller --longest, and run it again ({error})") from error
+        self.trained.leave_unreached()
+        norm = float(nn.utils.clip_grad_norm_(list(self.trained.parameters.values()),
+                                              self.settings.stage.clip or float("inf")))
+        if not norm < float("inf"):
+            wrong = _unsound(micros)
+            names = wrong or [name for some, values in seen for name, value in zip(some, values.tolist(), strict=True)
+                              if not value < float("inf")]
+            of = f", and so {'are the features' if wrong else 'is the loss'} of {', '.join(names[:10])}" * bool(names)
+            raise Stopped(f"step {number}: the gradient is {norm}{of}. Nothing of this step was taken, and the "
+                          "last checkpoint stands. Take a lower --rate or a --clip (with another RUN), or look at "
+                          "those rows")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    @torch.no_grad()
+    def validate(self, feed: Feed, datasets: Sequence[str]) -> dict[str, object]:
+        """Means over all samples: `text` (CE), `music` (MSE; None where none is music), and of each dataset CE."""
+        names = list(datasets)
+        sums = torch.zeros(len(names), 4, dtype=torch.float64)  # CE, samples, MSE, targets
+        self.model.eval()
+        for micro in chain.from_iterable(feed.epoch(0)):
+            with disable_input_dtype_casting(self.model):
+                found = self._losses(self.model, micro)
+            for place, name in enumerate(micro.names if micro.share else ()):
+                sums[names.index(name.partition(" ")[0])] += torch.tensor(
+                    [float(found.text[place]), 1, float(found.music[place]), micro.targets[place] is not None])
+        self.model.train()
+        sums = self.here.added(sums.to(self.here.device)).cpu()
+        text, samples, music, targets = sums.sum(0).tolist()
+        return {"text": text / max(samples, 1), "music": music / targets if targets else None,
+                "by_dataset": {name: row[0] / row[1] for name, row in zip(names, sums.tolist(), strict=True) if row[1]}}
+
+    def _losses(self, model: nn.Module, micro: Micro) -> loss.Losses:
+        device, dtype = self.here.device, self.settings.dtype
+        encoded = {kind: [one if one is None else one.to(device, non_blocking=True) for one in some]
+                   for kind, some in micro.encoded.items()}
+        targets = [one if one is None else one.to(device, non_blocking=True) for one in micro.targets]
+        tokens, labels, segments = (one.to(device, non_blocking=True) for one in (
+            micro.batch.tokens, micro.batch.labels, micro.batch.segments))
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return loss.losses(self.model, model(tokens, encoded=encoded, segments=segments), labels, targets)
+
+
+def _unsound(micros: Sequence[Micro]) -> list[str]:
+    """Samples whose features or target are no numbers. Others' loss is none beside them: attention's 0 times nan."""
+    return [name for micro in micros for place, name in enumerate(micro.names)
+            if any(one is not None and not one.isfinite().all()
+                   for one in (*(some[place] for some in micro.encoded.values()), micro.targets[place]))]
+
+
+def wrapped(model: M2UGen, settings: Settings, here: Processes) -> nn.Module:
+    """The model as it is trained: with what saves memory or time, and gradients that are those of all processes."""
+    if settings.checkpointing:
+        model.llama.activation_checkpointing_enable()
+    if settings.compile:
+        for layer in model.llama.model.layers:  # the attention beside it has hooks, at which a graph would break
+            layer.mlp.compile()
+    if here.world == 1:
+        return model
+    cards = [here.device.index] if here.device.type == "cuda" else None
+    # All have read the same files: nothing need be sent before the first gradients.
+    return DistributedDataParallel(model, device_ids=cards, broadcast_buffers=False, init_sync=False,
+                                   gradient_as_bucket_view=True)
