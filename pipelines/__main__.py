@@ -1,4 +1,7 @@
-"""python -m pipelines build | status | ledger. Exit codes: 0 done, 2 wrong arguments, 3 nothing usable came out."""
+"""python -m pipelines build | features | status | ledger.
+
+Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 nothing usable came out.
+"""
 import argparse
 import logging
 import os
@@ -11,6 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     building = commands.add_parser("build", help="make datasets, or go on where a killed run ended",
                                    allow_abbrev=False, usage="python -m pipelines build --out OUT [--option ...]; "
                                                              "--help lists all")
+    encoding = commands.add_parser("features", help="what the frozen models say of a build's media, for the trainer",
+                                   allow_abbrev=False, usage="python -m pipelines features --out OUT [--option ...]; "
+                                                             "--help lists all")
     commands.add_parser("status", help="of a build in flight or ended").add_argument("out")
     telling = commands.add_parser("ledger", help="why each lost clip was lost")
     telling.add_argument("out")
@@ -19,11 +25,14 @@ def main(arguments: list[str] | None = None) -> int:
     # Beam speaks of optional clients that nobody here uses, and logs what it raises as well.
     logging.disable(logging.WARNING)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    from pipelines import options, report
+    from pipelines import features, options, report
     options.add_arguments(building)
+    features.add_arguments(encoding)
     values, rest = parser.parse_known_args(arguments)
     if values.command == "build":
         return _build(options.parse(building, values, rest))
+    if values.command == "features":
+        return _features(features.parse(encoding, values, rest))
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
@@ -38,6 +47,30 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _failed(what: str, error: Exception, folder: str) -> int:
+    # A worker's error comes with the traces of three processes; its last line is the one that says what happened.
+    print(f"{what} failed: {(str(error).strip() or type(error).__name__).splitlines()[-1]}\n"
+          "What was done is kept; when the cause is mended, the same command goes on from there. The whole error "
+          f"is in {folder}/run.json, if that could be written.", file=sys.stderr)
+    return 1
+
+
+def _features(options) -> int:
+    from manifests import storage
+    from pipelines import features
+    folder = storage.join(options.out, "features")
+    try:
+        told = features.run(options)
+    except (RuntimeError, OSError, ValueError) as error:
+        return _failed("encoding", error, folder)
+    print(features.table(told, storage.read_json(storage.join(folder, "run.json"))))
+    print(f"features: {folder}")
+    if not any(one.wanted > one.lost.total() for one in told.values()):
+        print("nothing usable came out", file=sys.stderr)
+        return 3
+    return 0
+
+
 def _build(options) -> int:
     from manifests import storage
     from pipelines import build, report
@@ -45,11 +78,7 @@ def _build(options) -> int:
     try:
         stats = build.build(options)
     except (RuntimeError, OSError, ValueError) as error:
-        # A worker's error comes with the traces of three processes; its last line is the one that says what happened.
-        print(f"the build failed: {str(error).strip().splitlines()[-1]}\n"
-              "What was done is kept; when the cause is mended, the same command goes on from there. The whole error "
-              f"is in {options.out}/run.json, if that could be written.", file=sys.stderr)
-        return 1
+        return _failed("the build", error, options.out)
     print(report.table(stats, storage.read_json(storage.join(options.out, "run.json"))))
     print(f"datasets, ledger, stats.json: {options.out}")
     if any(numbers["lost"].keys() & {*OPENS, "not_asked"} for numbers in stats["datasets"].values()):

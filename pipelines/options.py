@@ -1,17 +1,11 @@
 """What a build can be asked for: the command line, checked once, here."""
 import argparse
-import math
 import os
 import re
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from captioners import arguments
 from captioners.model import Spec
@@ -19,7 +13,8 @@ from manifests import outcomes, splits, storage, tags
 from manifests.audioset import EXCLUDED
 from manifests.official import official
 from pairing import edits, match
-from pipelines import audioset, download, sample
+from pipelines import audioset, download, engine, sample
+from pipelines.engine import Engine, count
 from pipelines.filter import Thresholds
 from pipelines.sandbox import Limits
 
@@ -63,33 +58,24 @@ class Options:
     flags: tuple[str, ...]  # the runner's own
     worker_timeout: float
 
-    def processes(self, small: bool = False, least: int = 0, most: int = 0) -> int:
-        """How many to work with here; 1 is this one. `small`: what is done before others would have started.
+    @property
+    def where(self) -> Engine:
+        return Engine(self.workers, self.runner, self.flags, self.worker_timeout)
 
-        `least`: so many at least, for work that waits more than it computes; `most`: and at most, for work that needs
-        what there are so many of.
-        """
-        return 1 if small else min(max(self.workers, least), most or math.inf)
+    def processes(self, small: bool = False, least: int = 0, most: int = 0) -> int:
+        return self.where.processes(small, least, most)
 
     def pipeline(self, processes: int = 0) -> beam.Pipeline:
-        """An empty pipeline on the chosen runner; here, with so many processes (0: `self.workers`)."""
-        if self.runner != "FnApiRunner":
-            return beam.Pipeline(options=PipelineOptions([f"--runner={self.runner}", *self.flags]))
-        # Named explicitly: DirectRunner would try to download Prism first.
-        processes = processes or self.workers
-        command = f"exec {shlex.quote(sys.executable)} -m pipelines.worker"
-        where = SubprocessSDKEnvironment.from_command_string(command) if processes > 1 else None
-        return beam.Pipeline(FnApiRunner(where), PipelineOptions([f"--direct_num_workers={processes}"]))
+        return self.where.pipeline(processes)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", choices=SOURCES, default="sample", help="where clips come from (default: sample)")
     parser.add_argument("--out", required=True, help="the build's folder, or an fsspec URL")
     parser.add_argument("--media", help="folder: the directory (or URL) of audio and video files")
-    parser.add_argument("--limit", type=_count, help="at most so many clips (sample: exactly; default there: 80)")
+    parser.add_argument("--limit", type=count, help="at most so many clips (sample: exactly; default there: 80)")
     parser.add_argument("--datasets", default=",".join(splits.SIZES),
                         help=f"comma-separated, of: {', '.join(splits.SIZES)} (default: all)")
-    parser.add_argument("--workers", type=_count, default=os.cpu_count(), help="processes (default: all cores)")
     parser.add_argument("--captions", choices=("measured", "models"), default="measured",
                         help="who writes captions and instructions: what was measured, in words; or the models below "
                              "(default: measured, but for what a model is named for)")
@@ -97,11 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--assignment", choices=splits.ASSIGNMENTS,
                         help="one evaluation fraction for all datasets, or each video in one dataset (default: "
                              + ", ".join(f"{source}: {name}" for source, name in _ASSIGNMENT.items()) + ")")
-    parser.add_argument("--max-bytes", type=_count, default=2**30, help="larger files are lost (default: 1 GiB)")
-    parser.add_argument("--max-file-seconds", type=float, default=Limits.seconds,
-                        help=f"to fetch or decode one file (default: {Limits.seconds:g})")
-    parser.add_argument("--max-file-memory", type=_count, default=Limits.memory,
-                        help=f"bytes, to decode one file (default: {Limits.memory})")
+    parser.add_argument("--max-bytes", type=count, default=2**30, help="larger files are lost (default: 1 GiB)")
     parser.add_argument("--retry", action="append", default=[], metavar="REASON",
                         help="ask again for what was lost for this reason for good (may be given several times)")
     asked = parser.add_argument_group("source audioset")
@@ -116,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                             f"{audioset.SPANS[0]})")
     asked.add_argument("--rate", type=float, help="videos an hour, over all fetchers; 0 = as fast as it goes (default: "
                                                   f"{_YOUTUBE_RATE:g} for YouTube, else 0)")
-    asked.add_argument("--fetchers", type=_count, help="how many videos are fetched at a time (default: 4)")
+    asked.add_argument("--fetchers", type=count, help="how many videos are fetched at a time (default: 4)")
     asked.add_argument("--max-duration", type=float, help="s; longer tracks are lost as too_long (default: 3600)")
     asked.add_argument("--cookies", help="a cookies.txt for yt-dlp")
     asked.add_argument("--proxy", help="a proxy's URL for yt-dlp")
@@ -146,11 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{threshold.name.replace('_', '-')}", type=float, default=threshold.default,
                             help=f"{threshold.metadata['help']} (default: {threshold.default:g})")
     arguments.add(parser)
-    parser.add_argument("--runner", default="FnApiRunner",
-                        help="a Beam runner; flags that are not listed here are passed on to it")
-    parser.add_argument("--worker-timeout", type=float, default=900.0,
-                        help="seconds until a worker of another runner must have answered, and loaded each model once "
-                             "(default: 900)")
+    engine.add_arguments(parser)
 
 
 def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: list[str]) -> Options:
@@ -179,9 +157,8 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
             parser.error(str(error))
     if unknown := [reason for reason in values.retry if reason not in _RETRIED]:
         parser.error(f"--retry: not {', '.join(unknown)}, but one of: {', '.join(_RETRIED)}")
-    for name in ("max_duration", "max_file_seconds", "worker_timeout"):
-        if (given := getattr(values, name)) is not None and not 0 < given < float("inf"):
-            parser.error(f"--{name.replace('_', '-')}: must be more than 0")
+    if values.max_duration is not None and not 0 < values.max_duration < float("inf"):
+        parser.error("--max-duration: must be more than 0")
     for name, most in (("tempo_edits", len(edits.TEMPI)), ("pitch_edits", len(edits.SHIFTS))):
         if getattr(values, name) > most:
             parser.error(f"--{name.replace('_', '-')}: at most {most}")
@@ -194,10 +171,7 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
             tags.kind(values.descriptions)
         except (OSError, ValueError) as error:
             parser.error(f"--descriptions: {error}")
-    if "dask" in values.runner.lower():
-        parser.error("--runner: Beam's DaskRunner loses data silently; use FnApiRunner here, or Flink, Spark, Dataflow")
-    if rest and values.runner == "FnApiRunner":
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    where, limits = engine.parse(parser, values, rest)
     for threshold in fields(Thresholds):
         value, low, high = getattr(values, threshold.name), *threshold.metadata["range"]
         if not low <= value <= high:
@@ -214,16 +188,16 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
     audio, pairs = _audioset(parser, values), _pairing(parser, values)
     return Options(
         source=values.source, out=storage.absolute(values.out), media=values.media and storage.absolute(values.media),
-        limit=values.limit, datasets=datasets, workers=values.workers,
+        limit=values.limit, datasets=datasets, workers=where.workers,
         models=_models(parser, values, datasets), seed=values.seed,
         assignment=values.assignment or _ASSIGNMENT[values.source], max_bytes=values.max_bytes,
-        audioset=audio, limits=Limits(values.max_file_seconds, values.max_file_memory),
+        audioset=audio, limits=limits,
         retry=tuple(values.retry), tagger=tagger, thresholds=thresholds,
         pairing=pairs,
         both_directions=values.both_directions, tempo_edits=values.tempo_edits, pitch_edits=values.pitch_edits,
         descriptions=values.descriptions and storage.absolute(values.descriptions),
-        drop_contradictions=values.drop_contradictions, runner=values.runner, flags=tuple(rest),
-        worker_timeout=values.worker_timeout)
+        drop_contradictions=values.drop_contradictions, runner=where.runner, flags=where.flags,
+        worker_timeout=where.timeout)
 
 
 def _models(parser: argparse.ArgumentParser, values: argparse.Namespace,
@@ -281,12 +255,6 @@ def _audioset(parser: argparse.ArgumentParser, values: argparse.Namespace) -> au
     exclude = EXCLUDED if values.exclude is None else [name for name in values.exclude if name != "none"]
     return audioset.Source(tuple(map(storage.absolute, lists)), storage.absolute(ontology), tuple(exclude),
                            values.mucaps_span or audioset.SPANS[0], settings, values.fetchers or _FETCHERS, rate)
-
-
-def _count(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return value
 
 
 def _number(text: str) -> int:
