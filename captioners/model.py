@@ -4,28 +4,20 @@ The models themselves are one file each; what they have in common is `load`, and
 captioners.inputs makes them; instructions: prompts) and a seed each.
 """
 import importlib
-import multiprocessing
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from captioners import device, inputs
+from captioners import device, held, inputs
 from manifests.messages import one_line
 from manifests.outcomes import Loss
 from training.loading import quiet
 from training.pinned import Pinned, folder, pin
 
 MODULES = {"music": "mullama", "image": "blip", "video": "videomae", "instruct": "chat"}
-_held: dict["Spec", Callable] = {}
-_one = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -103,35 +95,14 @@ def load(spec: Spec) -> Callable:
                          "it? Fetch it again; or take fewer processes, --quantize, or a smaller model") from error
 
 
-@contextmanager
-def asking(spec: Spec) -> Iterator[Callable]:
-    """The model, loaded once; it stays until another is asked for, since a process has room for one.
-
-    One thread asks at a time: other runners than the local one work in several, and models keep what they hear.
-    """
-    with _one:
-        if spec not in _held:
-            release()
-            _held[spec] = load(spec)
-        yield _held[spec]
-
-
-def release() -> None:
-    """Let the model go, and its GPU."""
-    with _one:
-        if _held:
-            _held.clear()
-            device.release()
+def asking(spec: Spec) -> AbstractContextManager[Callable]:
+    """The model, loaded once; it stays until another is asked for."""
+    return held.asking(spec, load)
 
 
 def try_out(spec: Spec) -> None:
-    """Load it once, in a process of its own that leaves no trace of it here. Raises ValueError that says what to do."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        try:
-            pool.submit(_try_out, spec, os.getpid()).result()
-        except BrokenProcessPool:
-            raise ValueError(f"{spec.name}: the process that loaded it was killed, as where there is too little "
-                             "memory; take --quantize, or a smaller model") from None
+    """Load it once, in a process of its own. Raises ValueError that says what to do."""
+    held.try_out(spec, load, "--quantize")
 
 
 def captions(spec: Spec, captioner: Callable, inputs: Sequence[dict], seeds: Sequence[int]) -> list[dict | Loss]:
@@ -149,16 +120,6 @@ def decoder(spec: Spec) -> Callable[[bytes], dict]:
     if spec.kind == "music":
         return partial(inputs.music, windows=spec.settings.windows)
     return partial(inputs.video, count=spec.settings.frames) if spec.kind == "video" else inputs.image
-
-
-def _try_out(spec: Spec, starter: int) -> None:
-    def leave_with_it() -> None:  # or a build that is killed now would leave the GPU taken
-        while os.getppid() == starter:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=leave_with_it, daemon=True).start()
-    load(spec)
 
 
 def module(name: str) -> ModuleType:

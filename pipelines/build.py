@@ -51,9 +51,11 @@ def build(options: Options) -> dict:
     stages = _stages(options)
     _warn(options)
 
+    folders = {name: [one.folder(out)] for name, one in stages.items()}
+    folders["write"] = [storage.join(out, "stages", "write", dataset) for dataset in options.datasets]
     local = options.runner == "FnApiRunner"
-    with (_alone(out), Progress(out, stages, options) as progress, ending.sudden(progress.failed, local),
-          stage.lease(out) as token):
+    with (_alone(out), Progress(out, folders, options.workers, options.runner) as progress,
+          ending.sudden(progress.failed, local), stage.lease(out) as token):
         untried = trial.untried(out, options.models.values())
         if not local:
             greeting.greet(out, options.pipeline(), options.worker_timeout, untried)

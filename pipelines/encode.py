@@ -3,20 +3,13 @@
 Media is decoded in the sandbox and asked about in batches, one process a GPU.
 """
 import hashlib
-import logging
 import math
-import multiprocessing
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from captioners import device
+from captioners import device, held
 from manifests import records, storage
 from manifests.outcomes import Loss
 from pipelines import contents, sandbox
@@ -30,8 +23,6 @@ _SHARD = 2**28         # bytes of a shard, at most, but for its last row
 _BATCH = {"audio": 8, "image": 64, "video": 4, "text": 64}
 _COST = {"debug": {"audio": 0.2, "image": 0.03, "video": 0.3, "text": 0.01},  # CPU s
          "7b": {"audio": 10.0, "image": 0.3, "video": 5.0, "text": 0.3}}
-_held: dict["Encoder", Callable] = {}
-_one = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -87,7 +78,7 @@ def ready(row: dict, kind: str, limits: sandbox.Limits) -> dict:
 def ask(inputs: list[dict], encoder: Encoder) -> list[dict | Loss]:
     """`values` of records.FEATURE for each; Loss("failed") where the model gives no numbers."""
     import torch
-    with asking(encoder) as model:
+    with held.asking(encoder, _loaded) as model:
         outputs = model(inputs)
     return [{"values": one.contiguous().view(torch.int16).numpy().tobytes()} if torch.isfinite(one).all() else
             Loss("failed", f"{encoder.name} gave what is no number") for one in outputs]
@@ -98,47 +89,13 @@ def load(encoder: Encoder) -> None:
     of cores."""
     import torch
     torch.set_num_threads(1)
-    with asking(encoder):
+    with held.asking(encoder, _loaded):
         pass
 
 
-@contextmanager
-def asking(encoder: Encoder) -> Iterator[Callable]:
-    """The model, loaded once; it stays until another is asked for. One thread asks at a time."""
-    with _one:
-        if encoder not in _held:
-            release()
-            _held[encoder] = _loaded(encoder)
-        yield _held[encoder]
-
-
-def release() -> None:
-    """Let the model go, and its GPU."""
-    with _one:
-        if _held:
-            _held.clear()
-            device.release()
-
-
 def try_out(encoder: Encoder) -> None:
-    """Load it once, in a process of its own that leaves no trace of it here. Raises ValueError that says what to do."""
-    quiet = {"initializer": logging.disable, "initargs": (logging.WARNING,)}
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **quiet) as pool:
-        try:
-            pool.submit(_try_out, encoder, os.getpid()).result()
-        except BrokenProcessPool:
-            raise ValueError(f"{encoder.name}: the process that loaded it was killed, as where there is too little "
-                             "memory; take --dtype bfloat16, or a smaller model") from None
-
-
-def _try_out(encoder: Encoder, starter: int) -> None:
-    def leave_with_it() -> None:  # or a command that is killed now would leave the GPU taken
-        while os.getppid() == starter:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=leave_with_it, daemon=True).start()
-    _loaded(encoder)
+    """Load it once, in a process of its own. Raises ValueError that says what to do."""
+    held.try_out(encoder, _loaded, "--dtype bfloat16")
 
 
 def _loaded(encoder: Encoder) -> Callable:

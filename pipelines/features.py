@@ -9,16 +9,15 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from math import isqrt
-from types import SimpleNamespace
 
 import apache_beam as beam
 
-from captioners import device
+from captioners import device, held
 from manifests import outcomes, shards, storage
 from manifests.outcomes import DONE
 from pipelines import contents, encode, ending, engine, greeting, marks, stage
@@ -110,8 +109,10 @@ def run(options: Options) -> dict[str, Kind]:
     kinds = {contents.KIND[row["dataset"]] for row in asked.values()}
     kinds |= {"text" for row in asked.values() if row["dataset"] in contents.SPOKEN}
 
-    with _alone(out), _progress(options, [hashing, *encoding.values()]) as progress, ending.sudden(
-            progress.failed, options.engine.local), stage.lease(out) as token:
+    folders = {one.name: [one.folder(out)] for one in (hashing, *encoding.values())}
+    where = storage.join(out, features.FOLDER)  # of its run.json: OUT's own tells of the build
+    with (_alone(out), Progress(where, folders, options.engine.workers, options.engine.runner) as progress,
+          ending.sudden(progress.failed, options.engine.local), stage.lease(out) as token):
         _try_out(options, kinds)
         made, _ = _done(options, hashing, {key: row["revision"] for key, row in asked.items()}, asked.__getitem__,
                         progress, token)
@@ -125,7 +126,7 @@ def run(options: Options) -> dict[str, Kind]:
             else:  # of what an earlier run wanted
                 for suffix in ("json", "arrow"):
                     storage.remove(storage.join(out, features.FOLDER, f"{kind}.{suffix}"))
-        encode.release()
+        held.release()
         for one in (hashing, *encoding.values()):
             marks.tidy(one.folder(out))
     return told
@@ -188,7 +189,7 @@ def _done(options: Options, one: Stage, wanted: Mapping[str, str | None], row: C
         progress.expect({one.name: count})
         processes = options.engine.processes(count * one.cost < _LITTLE, 0, one.processes)
         if processes > 1:
-            encode.release()  # what little work brought here, they may need the room of
+            held.release()  # what little work brought here, they may need the room of
         stage.run(options.out, tasks, [one], options.engine.pipeline(processes), token)
         progress.expect({})
         known = _known(options.out, one, wanted)
@@ -262,13 +263,6 @@ def _try_out(options: Options, kinds: set[str]) -> None:
             encode.try_out(one)
     for one in untried:
         storage.write_json(marker(one), one.version())
-
-
-def _progress(options: Options, stages: Sequence[Stage]) -> Progress:
-    """Its run.json is OUT/features/run.json: OUT's own tells of the build."""
-    return Progress(storage.join(options.out, features.FOLDER),
-                    {one.name: SimpleNamespace(folder=lambda _, one=one: one.folder(options.out)) for one in stages},
-                    SimpleNamespace(datasets=(), workers=options.engine.workers, runner=options.engine.runner))
 
 
 def _absolute(given: str) -> str:

@@ -14,8 +14,6 @@ from contextlib import suppress
 from tqdm import tqdm
 
 from manifests import storage
-from pipelines.options import Options
-from pipelines.stage import Stage
 
 _EVERY = 1.0  # s between looks
 _TELL = 10.0  # s between lines where standard error is no terminal
@@ -27,14 +25,13 @@ class Progress:
     A thread looks, because the local runner keeps the main thread until a pipeline ends.
     """
 
-    def __init__(self, out: str, stages: Mapping[str, Stage], options: Options):
-        self.out = out
-        self.folders = {name: [one.folder(out)] for name, one in stages.items()}
-        self.folders["write"] = [storage.join(out, "stages", "write", dataset) for dataset in options.datasets]
+    def __init__(self, place: str, folders: Mapping[str, list[str]], workers: int, runner: str):
+        """`place`: the folder of run.json; `folders`: where each stage's markers appear, in the order of the work."""
+        self.place, self.folders = place, folders
         self.known: dict[str, set[str]] = {name: set() for name in self.folders}
         self.done = {name: dict.fromkeys(("clips", "seconds", "cpu_seconds"), 0) for name in self.folders}
         self.bars: dict[str, tqdm] = {}
-        self.run = {"state": "running", "started": time.time(), "workers": options.workers, "runner": options.runner,
+        self.run = {"state": "running", "started": time.time(), "workers": workers, "runner": runner,
                     "stages": {}, "order": list(self.folders),
                     "machine": {"name": platform.node(), "pid": os.getpid(), "cores": os.cpu_count(),
                                 "system": platform.platform(), "python": platform.python_version()}}
@@ -79,7 +76,7 @@ class Progress:
     def failed(self, why: str) -> None:
         """Note the end in run.json; from a signal handler, too, so it may not wait for the watching thread."""
         self.run |= {"state": "failed", "error": why, "updated": time.time()}
-        storage.write_json(storage.join(self.out, "run.json"), self.run)
+        storage.write_json(storage.join(self.place, "run.json"), self.run)
 
     def _markers(self, name: str) -> set[str]:
         return {storage.join(folder, found) for folder in self.folders[name] for found in storage.names(folder)
@@ -110,4 +107,4 @@ class Progress:
             self.run["updated"] = time.time()
             self.run["seconds"] = self.run["updated"] - self.run["started"]
             with suppress(OSError):  # a full disk ends the work where results are written, not here
-                storage.write_json(storage.join(self.out, "run.json"), self.run)
+                storage.write_json(storage.join(self.place, "run.json"), self.run)

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from captioners import model
+from captioners import held
 from manifests import storage, tags
 from manifests.outcomes import DONE
 from pipelines import stage
@@ -149,7 +149,7 @@ class Work:
         small = sum(one.cost * expected[one.name] for one in chain) < _LITTLE
         processes = self.options.processes(small, min(chain[0].lanes, len(fresh)), chain[0].processes)
         if processes > 1:
-            model.release()  # what little work brought here, they may need the room of
+            held.release()  # what little work brought here, they may need the room of
         pipeline = self.options.pipeline(processes)
         stage.run(self.options.out, work, list(chain), pipeline, self.token)
 

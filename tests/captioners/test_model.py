@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from captioners import device, inputs, model
+from captioners import device, held, inputs, model
 from captioners.model import Spec
 from tests.captioners import hub
 
@@ -56,15 +56,15 @@ def test_what_an_input_is_made_by(blip, video):
 
 
 def test_a_process_holds_one_model(blip, video):
-    def held(spec: Spec) -> weakref.ref:
+    def asked(spec: Spec) -> weakref.ref:
         with model.asking(spec) as found:
             return weakref.ref(found)
 
-    first = held(blip)
-    assert first() is held(blip)() is not None
-    second = held(video)
+    first = asked(blip)
+    assert first() is asked(blip)() is not None
+    second = asked(video)
     assert first() is None, "the first is gone, or two would not fit"
-    model.release()
+    held.release()
     assert second() is None
 
 
@@ -96,20 +96,20 @@ def test_a_changed_file_is_another_revision(toy_hub, tmp_path, blip):
     assert model.choose("image", {"image": str(tmp_path / "own")}).revision != blip.revision
 
 
-def _killed(spec: Spec, starter: int) -> None:
+def _killed(spec: Spec) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_process_that_is_killed_while_it_loads_is_too_little_memory(blip, monkeypatch):
-    monkeypatch.setattr(model, "_try_out", _killed)
+    monkeypatch.setattr(model, "load", _killed)
     with pytest.raises(ValueError, match="as where there is too little memory"):
         model.try_out(blip)
 
 
 def test_a_model_is_tried_out_elsewhere(blip, tmp_path):
-    model._held.clear()
+    held._held.clear()
     model.try_out(blip)
-    assert not model._held
+    assert not held._held
     gone = replace(blip, files=(("image", replace(blip.files[0][1], name=str(tmp_path / "moved"))),))
     with pytest.raises(ValueError, match=r"moved: is not there"):
         model.try_out(gone)

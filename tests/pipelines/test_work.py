@@ -64,7 +64,8 @@ def work(out: Path) -> Work:
     options.add_arguments(parser)
     asked = options.parse(parser, parser.parse_args(["--out", str(out), "--workers", "1"]), [])
     stages = {one.name: one for one in (LISTEN, SHOUT, MARRY, COUNT, THINK)}
-    return Work(asked, stages, {}, {}, Progress(str(out), stages, asked), "")
+    folders = {name: [one.folder(str(out))] for name, one in stages.items()}
+    return Work(asked, stages, {}, {}, Progress(str(out), folders, 1, "FnApiRunner"), "")
 
 
 def all_of_it(out: Path, revisions: dict[str, str], pairs=(("a", "b", "and"),)) -> tuple[Work, list[str]]:
