@@ -1,9 +1,7 @@
 """Media → plain data for models: which seconds of music, which way up a picture is, which frames of a film."""
-import io
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from captioners import inputs
 from manifests.outcomes import Loss
@@ -73,55 +71,3 @@ def test_what_is_no_music_is_lost(source: bytes, reason: str) -> None:
     with pytest.raises(Loss) as raised:
         inputs.music(source)
     assert raised.value.reason == reason
-
-
-def test_a_picture_stands_as_its_exif_says() -> None:
-    picture = Image.new("RGB", (6, 4), (255, 0, 0))
-    picture.putpixel((0, 0), (0, 0, 255))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    target = io.BytesIO()
-    picture.save(target, "PNG", exif=exif)
-    made = inputs.image(target.getvalue())
-    assert (made["width"], made["height"]) == (4, 6)
-    pixels = np.frombuffer(made["pixels"], np.uint8).reshape(6, 4, 3)
-    assert pixels[0, 3].tolist() == [0, 0, 255] and (pixels == [0, 0, 255]).all(-1).sum() == 1
-    grey = io.BytesIO()
-    Image.new("LA", (3, 2), (7, 0)).save(grey, "PNG")
-    assert inputs.image(grey.getvalue())["pixels"] == bytes([7]) * 18
-
-
-@pytest.mark.parametrize("source", [b"", b"no picture", b"\xff\xd8\xff\xe0" + bytes(40)])
-def test_what_is_no_picture_is_lost(source: bytes) -> None:
-    with pytest.raises(Loss) as raised:
-        inputs.image(source)
-    assert raised.value.reason == "decode_error"
-
-
-def test_a_picture_that_is_not_there_is_the_file_systems(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError):
-        inputs.image(str(tmp_path / "none.png"))
-
-
-def test_frames_lie_evenly_and_are_repeated() -> None:
-    """The film's pictures grow brighter by 40 of 256 each."""
-    source = encode(tone(0.5, 44100), 44100, "mp4", "aac", pictures=5)
-
-    def greys(count: int) -> list[int]:
-        made = inputs.video(source, count)
-        assert (made["count"], made["width"], made["height"]) == (count, 64, 48)
-        return [round(float(frame.mean())) for frame in
-                np.frombuffer(made["pixels"], np.uint8).reshape(count, 48, 64, 3)]
-    assert np.abs(np.array(greys(5)) - [0, 40, 80, 120, 160]).max() <= 4
-    assert np.abs(np.array(greys(3)) - [0, 80, 160]).max() <= 4
-    eight = greys(8)
-    assert eight == sorted(eight) and len(set(eight)) == 5
-
-
-def test_a_film_without_pictures_is_lost() -> None:
-    with pytest.raises(Loss) as raised:
-        inputs.video(encode(tone(1), 22050, "wav", "pcm_s16le"), 4)
-    assert raised.value.reason == "no_video"
-    with pytest.raises(Loss) as raised:
-        inputs.music(render("sample-0-00079"))
-    assert raised.value.reason == "no_audio"

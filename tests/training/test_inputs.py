@@ -99,6 +99,26 @@ def test_what_is_no_picture_is_lost(source: bytes) -> None:
     assert len(told) == 1 and told.pop()[0] == "decode_error"  # the same words each time: they are stored
 
 
+def test_a_picture_that_is_not_there_is_the_file_systems(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError):
+        inputs.image(str(tmp_path / "none.png"))
+
+
+def test_frames_lie_evenly_and_are_repeated() -> None:
+    """The film's pictures grow brighter by 40 of 256 each."""
+    source = encode(tone(0.5, 44100), 44100, "mp4", "aac", pictures=5)
+
+    def greys(count: int) -> list[int]:
+        made = inputs.video(source, count)
+        assert (made["count"], made["width"], made["height"]) == (count, 64, 48)
+        return [round(float(frame.mean())) for frame in
+                np.frombuffer(made["pixels"], np.uint8).reshape(count, 48, 64, 3)]
+    assert np.abs(np.array(greys(5)) - [0, 40, 80, 120, 160]).max() <= 4
+    assert np.abs(np.array(greys(3)) - [0, 80, 160]).max() <= 4
+    eight = greys(8)
+    assert eight == sorted(eight) and len(set(eight)) == 5
+
+
 @pytest.mark.parametrize("count", [1, 6, 40])
 def test_frames_are_those_of_frame_index(count: int) -> None:
     """The film's pictures grow brighter by 40 of 256 each."""
