@@ -123,7 +123,7 @@ def needed(config: Config, trained: Iterable[str], work: Work, *, dtype: torch.d
                  if one not in chosen and one != "rows")
     walk = _walked(config, chosen, work, dtype.itemsize, checkpointing)
     rows = work.tokens if work.logits is None else work.logits
-    logits = rows * config.all_tokens * (dtype.itemsize + 3 * 4)
+    logits = rows * config.all_tokens * 3 * 4
     wide = trained_dtype.itemsize
     steps = 4 * tensors if states else 0  # torch counts each tensor's steps in a float32
     copies = numbers * dtype.itemsize if trained_dtype != dtype else 0

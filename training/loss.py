@@ -37,7 +37,7 @@ def losses(model: M2UGen, output: Output, labels: Tensor, targets: Sequence[Tens
     [AUD0], [AUD1], ... in a row, once, or targets that are not as many as the samples.
     """
     segments = torch.ones_like(labels) if output.segments is None else output.segments
-    text = cross_entropy(output.logits, labels, segments)
+    text = cross_entropy(output.logits, labels, segments, output.at)
     music = torch.zeros_like(text)
     if targets is not None and len(targets) != len(text):
         raise ValueError(f"{len(targets)} targets were given for {len(text)} samples; where one has none, None is due")
@@ -50,16 +50,19 @@ def losses(model: M2UGen, output: Output, labels: Tensor, targets: Sequence[Tens
     return Losses(text, music)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, segments: Tensor | None = None) -> Tensor:
-    """[samples]: each one's mean over its labels of -log p(label | what precedes it in its segment, or its row)."""
+def cross_entropy(logits: Tensor, labels: Tensor, segments: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+    """[samples]: each one's mean over its labels of -log p(label | what precedes it in its segment, or its row).
+
+    logits [B, T, tokens], or of the places that `packing.asked` gives, `at` [n], alone: [n, tokens].
+    """
     segments = torch.ones_like(labels) if segments is None else segments
-    owners = packing.owners(segments)
-    wanted = labels[:, 1:].masked_fill(owners[:, 1:] != owners[:, :-1], IGNORED)
-    each = functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), wanted, ignore_index=IGNORED,
-                                    reduction="none")
+    if at is None:
+        at = packing.asked(labels, segments)
+        logits = logits.flatten(0, 1).index_select(0, at)
+    each = functional.cross_entropy(logits.float(), labels.flatten()[at + 1], reduction="none")
     # Not index_add: its order of summing, and with it the last bits, would change from run to run on a GPU.
-    own = owners[:, 1:] == torch.arange(packing.count(segments), device=labels.device)[:, None, None]
-    return torch.where(own, each, 0).sum((1, 2)) / (own & (wanted != IGNORED)).sum((1, 2)).clamp(min=1)
+    own = packing.owners(segments).flatten()[at] == torch.arange(packing.count(segments), device=at.device)[:, None]
+    return torch.where(own, each, 0).sum(1) / own.sum(1).clamp(min=1)
 
 
 def music_states(model: M2UGen, hidden: Tensor, labels: Tensor, segments: Tensor, samples: Sequence[int]) -> Tensor:

@@ -24,14 +24,16 @@ Encoded = Mapping[str, Tensor | Sequence[Tensor | None]]
 
 @dataclass(frozen=True)
 class Output:
-    """`logits` [B, T or `keep`, all_tokens]; `hidden` [B, T, dim] of the last layer, before the final norm.
+    """`logits` [B, T or `keep`, all_tokens], or of the places that were given [n, all_tokens]; `hidden` [B, T, dim] of
+    the last layer, before the final norm.
 
-    `segments` as they were given: what is asked of each sample is found by them.
+    `segments` and `at` as they were given: what is asked of each sample is found by them.
     """
     logits: Tensor
     hidden: Tensor
     cache: Cache | None
     segments: Tensor | None = None
+    at: Tensor | None = None
 
 
 class M2UGen(nn.Module):
@@ -82,11 +84,12 @@ class M2UGen(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, encoded: Encoded | None = None, *,
                 segments: Tensor | None = None, heard: Tensor | None = None, cache: Cache | None = None,
-                keep: int = 0) -> Output:
+                keep: int = 0, at: Tensor | None = None) -> Output:
         """tokens [B, T] and what each sample hears, as `encoded` or, computed before, as `heard`.
 
         `mask` [B, past + T] is 1 at tokens and 0 at padding, on either side; None means no padding. `keep` limits the
-        logits to the last positions (0: all). With a `cache`, `tokens` are those that follow it. `segments` [B, T]
+        logits to the last positions (0: all), `at` [n] to those places of the flattened batch: training asks only at
+        `packing.asked`, and logits are large. With a `cache`, `tokens` are those that follow it. `segments` [B, T]
         (`training.packing`), in place of a mask, says which sample of its row a token belongs to: it attends to that
         one's tokens, counts its positions from 0 and hears that one's features.
         """
@@ -109,7 +112,8 @@ class M2UGen(nn.Module):
             normed = self.llama.model(input_ids=tokens, attention_mask=mask, position_ids=positions,
                                       past_key_values=cache, use_cache=cache is not None, **bounds).last_hidden_state
         hidden, self._hidden = self._hidden, None
-        return Output(self.llama.lm_head(normed[:, -keep:]), hidden, cache, segments)
+        read = normed[:, -keep:] if at is None else normed.flatten(0, 1).index_select(0, at)
+        return Output(self.llama.lm_head(read), hidden, cache, segments, at)
 
     def conditions(self, hidden: Tensor) -> Tensor:
         """hidden [n, audio tokens, dim] at the positions that predict [AUD0], [AUD1], ... → [n, queries, out].

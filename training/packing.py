@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 IGNORED = -100
 WINDOW = 1024  # samples that are shuffled together before like lengths are sought among them
@@ -115,6 +116,13 @@ def owners(segments: Tensor) -> Tensor:
     """[B, T]: the number of the sample that each position belongs to, as the model counts them; -1 at padding."""
     last = segments.amax(1).cumsum(0)
     return torch.where(segments > 0, segments - 1 + (last - segments.amax(1))[:, None], -1)
+
+
+def asked(labels: Tensor, segments: Tensor) -> Tensor:
+    """[n]: the places, in the flattened batch, that predict a label: the next one's, of the same sample."""
+    own = owners(segments)
+    wanted = (labels[:, 1:] != IGNORED) & (own[:, 1:] == own[:, :-1]) & (own[:, 1:] >= 0)
+    return functional.pad(wanted, (0, 1)).flatten().nonzero()[:, 0]
 
 
 def positions(segments: Tensor) -> Tensor:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import chain
 
 import torch
-from peft.helpers import disable_input_dtype_casting
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training import cost, loss
+from training import cost, loss, packing
 from training.feed import Feed, Micro
 from training.m2ugen import M2UGen
 from training.meter import Meter
@@ -42,8 +42,7 @@ class Steps:
         try:
             for micro in micros:
                 alone = self.here.world == 1 or micro is micros[-1]
-                # Around the backward pass too, where checkpointing computes layers again.
-                with (nullcontext() if alone else self.wrapped.no_sync()), disable_input_dtype_casting(self.model):
+                with nullcontext() if alone else self.wrapped.no_sync():
                     found = self._losses(self.wrapped, micro)
                     # DDP takes the mean over the processes of what the shares make a sum.
                     share = micro.share * self.here.world
@@ -76,8 +75,7 @@ class Steps:
         sums = torch.zeros(len(names), 4, dtype=torch.float64)  # CE, samples, MSE, targets
         self.model.eval()
         for micro in chain.from_iterable(feed.epoch(0)):
-            with disable_input_dtype_casting(self.model):
-                found = self._losses(self.model, micro)
+            found = self._losses(self.model, micro)
             for place, name in enumerate(micro.names if micro.share else ()):
                 sums[names.index(name.partition(" ")[0])] += torch.tensor(
                     [float(found.text[place]), 1, float(found.music[place]), micro.targets[place] is not None])
@@ -92,10 +90,11 @@ class Steps:
         encoded = {kind: [one if one is None else one.to(device, non_blocking=True) for one in some]
                    for kind, some in micro.encoded.items()}
         targets = [one if one is None else one.to(device, non_blocking=True) for one in micro.targets]
-        tokens, labels, segments = (one.to(device, non_blocking=True) for one in (
-            micro.batch.tokens, micro.batch.labels, micro.batch.segments))
+        tokens, labels, segments, at = (one.to(device, non_blocking=True) for one in (
+            micro.batch.tokens, micro.batch.labels, micro.batch.segments,
+            packing.asked(micro.batch.labels, micro.batch.segments)))
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return loss.losses(self.model, model(tokens, encoded=encoded, segments=segments), labels, targets)
+            return loss.losses(self.model, model(tokens, encoded=encoded, segments=segments, at=at), labels, targets)
 
 
 def _unsound(micros: Sequence[Micro]) -> list[str]:
@@ -107,6 +106,9 @@ def _unsound(micros: Sequence[Micro]) -> list[str]:
 
 def wrapped(model: M2UGen, settings: Settings, here: Processes) -> nn.Module:
     """The model as it is trained: with what saves memory or time, and gradients that are those of all processes."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):  # peft would make LoRA's input float32, which autocast need not be told
+            module.cast_input_dtype_enabled = False
     if settings.checkpointing:
         model.llama.activation_checkpointing_enable()
     if settings.compile:

@@ -14,7 +14,20 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from manifests import storage
-from training import beginning, checkpoint, cost, features, frozen, mixture, parallel, samples, stages, state, step
+from training import (
+    beginning,
+    checkpoint,
+    cost,
+    features,
+    folders,
+    frozen,
+    mixture,
+    parallel,
+    samples,
+    stages,
+    state,
+    step,
+)
 from training.beginning import Beginning
 from training.examples import Samples
 from training.features import Features
@@ -37,6 +50,7 @@ def train(settings: Settings) -> dict:
         folder = beginning.folder(settings.run, settings.stage.number)
         if here.first:
             ends.enter_context(storage.lock(str(folder)))
+            folders.sweep(folder)  # a model that was being saved as its process was killed
 
         begin = beginning.find(settings.run, settings.stage.number, settings.size, settings.music_decoder,
                                settings.llama, settings.seed)
@@ -83,7 +97,7 @@ def train(settings: Settings) -> dict:
             + (f"; goes on behind step {done}" if done else ""))
         board = None
         if here.first:
-            board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1 if done else None)
+            board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1 if done else 0)
             ends.callback(board.close)
         card = torch.cuda.get_device_name(here.device) if here.device.type == "cuda" else "cpu"
         meter = Meter(cost.peak(card), here.device)
@@ -235,7 +249,7 @@ def _told(validation: Sequence[Mapping]) -> str:
     if not validation:
         return "no row is held out for validation"
     last = validation[-1]
-    each = ", ".join(f"{name} {value:.4f}" for name, value in last["by_dataset"].items())
+    each = ", ".join(f"{name} {value:.4f}" for name, value in sorted(last["by_dataset"].items()))  # as JSON has them
     return f"CE {last['text']:.4f} ({each})" + ("" if last["music"] is None else f", MSE {last['music']:.4f}")
 
 

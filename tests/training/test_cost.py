@@ -246,7 +246,7 @@ def test_activations_and_logits_are_the_most_that_a_pass_takes(number: int, how:
     with torch.profiler.profile(profile_memory=True) as profile, disable_input_dtype_casting(model):
         _pass(model, how).backward()  # which computes layers again as they were
     taken = [event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    assert ours.activations + ours.logits == pytest.approx(max(accumulate(taken)), rel=.08 if checkpointing else .04)
+    assert ours.activations + ours.logits == pytest.approx(max(accumulate(taken)), rel=.09 if checkpointing else .04)
 
 
 def _costed(trained: Collection[str], how: str, checkpointing: bool = False) -> tuple[Needed, M2UGen]:

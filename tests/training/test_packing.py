@@ -76,8 +76,8 @@ def _same(found: tuple[Tensor, Tensor, dict[str, Tensor]], wanted: tuple[Tensor,
     torch.testing.assert_close(found[1], wanted[1], rtol=1e-5, atol=0)
     assert found[2].keys() == wanted[2].keys()
     for name, gradient in wanted[2].items():
-        # 1e-7 (of ten in all) for a lone number that is a sum of thousands which cancel: float32 has no more
-        assert gradient.norm() > 0 and (found[2][name] - gradient).norm() < 1e-5 * gradient.norm() + 1e-7, name
+        # 2e-7 (of ten in all) for a lone number that is a sum of thousands which cancel: float32 has no more
+        assert gradient.norm() > 0 and (found[2][name] - gradient).norm() < 1e-5 * gradient.norm() + 2e-7, name
 
 
 @pytest.mark.parametrize("which", [tiny.M2UGEN, tiny.OLDER], ids=["ranges", "summed"])

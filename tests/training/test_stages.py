@@ -182,7 +182,7 @@ def test_rows_get_the_gradients_of_the_whole_tables() -> None:
             wanted = plain.get_parameter(name).grad[BASE:]
             assert wanted.abs().max() > 1e-4
             torch.testing.assert_close(trained.parameters[name.replace("weight", "rows")].grad, wanted, rtol=1e-5,
-                                       atol=1e-7)
+                                       atol=3e-7)
 
 
 @pytest.mark.parametrize("number", STAGES)
