@@ -37,6 +37,7 @@ TORCH_INDEX ?=
 .PHONY: help setup datasets status ledger features train-stage1 train-stage2 train-stage3 test lint bench bench-model \
 	bench-captions bench-train lavis-env lock clean
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | awk -F: '{printf "%-12s%s\n", $$1, $$2}'
@@ -71,7 +72,7 @@ ledger: setup  ## why each lost clip was lost: OUT=
 MODELS = --out "$(OUT)" --size "$(SIZE)" --decoder "$(DECODER)" $(if $(COCO),--coco "$(COCO)") \
 	$(if $(MUSICQA),--musicqa "$(MUSICQA)") $(if $(MERT),--mert "$(MERT)") $(if $(VIT),--vit "$(VIT)") \
 	$(if $(VIVIT),--vivit "$(VIVIT)") $(if $(TEXT_ENCODER),--text-encoder "$(TEXT_ENCODER)")
-TRAIN = $(strip $(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m training train \
+TRAIN = $(strip $(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS) -m --) $(if $(GPUS),,-m) training train \
 	$(MODELS) $(if $(RUN),--run "$(RUN)") $(if $(LLAMA),--llama "$(LLAMA)") $(if $(ALPACA),--alpaca "$(ALPACA)") $(ARGS))
 
 features: setup  ## what the frozen encoders make of a build's media and captions, once: OUT= SIZE= DECODER= ...

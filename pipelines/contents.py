@@ -5,6 +5,7 @@ is work for the pipeline, and is remembered as all that a stage does; the launch
 """
 import hashlib
 import itertools
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 from manifests import checked, published, shards, splits, storage
 from pipelines.join import Part
 from pipelines.stage import Stage, tag
-from training import features, samples
+from training import features, rows, samples
 from training.samples import PUBLISHED_MUSICQA, Medium
 from training.sources import PUBLISHED, Sources
 
@@ -23,6 +24,7 @@ KIND = {"mucaps": "audio", "musicqa": "audio", "muedit": "audio", "muimage": "im
 """What rows of a dataset hear. Of ours it is the column of it, too."""
 SPOKEN = {"mucaps": 2, "muedit": 3, "muimage": 3, "muvideo": 3}
 """The stage of training in which music is asked for by a caption, by dataset."""
+_HASHED = re.compile(r"data-\d{5}-of-\d{5}-[0-9a-f]{12}\.arrow")
 _FILES = 512    # hashed together
 _SPEED = 5e8    # bytes hashed in a second
 
@@ -55,19 +57,20 @@ class Found:
 
 
 def stage(asked: Collection[dict]) -> Stage:
-    """For `rows`."""
+    """For `wanted`."""
     cost = sum(row["size"] for row in asked) / _SPEED / max(1, len(asked))
     return Stage("features-contents", tag(VERSION), _SCHEMA, read, cost=cost, least=1, most=8)
 
 
-def rows(sources: Sources) -> Iterator[dict]:
+def wanted(sources: Sources) -> Iterator[dict]:
     """The stage's input. Raises ValueError or OSError for a published file that is broken or not there."""
     for dataset, split in itertools.product([name for name in KIND if name not in PUBLISHED],
                                             (splits.TRAIN, splits.EVAL)):
         for url in sources.shards(dataset, split):
-            size = storage.size(url)
-            yield {"id": f"{dataset}/{split}/{url.rpartition('/')[2]}", "revision": str(size), "size": size,
-                   "dataset": dataset, "url": url}
+            size, name = storage.size(url), url.rpartition("/")[2]
+            # A build's names hold a hash of what is in them; of others, a change may leave the size as it was.
+            told = str(size) if _HASHED.fullmatch(name) else f"{size}-{rows.written(url)}"
+            yield {"id": f"{dataset}/{split}/{name}", "revision": told, "size": size, "dataset": dataset, "url": url}
     for dataset, names in (("coco", _names(sources.published("coco"), published.coco, "file")),
                            (PUBLISHED_MUSICQA, _names(sources.published(PUBLISHED_MUSICQA), published.musicqa,
                                                       "audio"))):
@@ -87,7 +90,7 @@ def read(row: dict) -> dict:
 
 
 def found(asked: dict, made: dict) -> Iterator[Found]:
-    """What there is in a row of the stage, `asked` for by one of `rows`."""
+    """What there is in a row of the stage, `asked` for by one of `wanted`."""
     dataset, urls = asked["dataset"], dict(asked.get("files", ()))
     for name, digest, fault in zip(made["names"], made["digests"], made["faults"], strict=True):
         yield Found(KIND[dataset], features.media_key(Medium(dataset, name)), digest, fault,

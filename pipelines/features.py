@@ -103,7 +103,7 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
 def run(options: Options) -> dict[str, Kind]:
     """Do what is missing; what became of all that is wanted, by kind."""
     out = options.out
-    asked = {row["id"]: row for row in contents.rows(options.sources)}
+    asked = {row["id"]: row for row in contents.wanted(options.sources)}
     hashing = contents.stage(asked.values())
     encoding = {kind: encode.stage(encoder, options.limits) for kind, encoder in options.encoders.items()}
     kinds = {contents.KIND[row["dataset"]] for row in asked.values()}
@@ -122,7 +122,9 @@ def run(options: Options) -> dict[str, Kind]:
         told = {}
         for kind, found in wanted.items():
             if found:
-                told[kind] = _encoded(options, encoding[kind], found, progress, token)
+                covers = {key: row["size"] for key, row in asked.items() if contents.KIND[row["dataset"]] == kind
+                          and "url" in row}
+                told[kind] = _encoded(options, encoding[kind], found, covers, progress, token)
             else:  # of what an earlier run wanted
                 for suffix in ("json", "arrow"):
                     storage.remove(storage.join(out, features.FOLDER, f"{kind}.{suffix}"))
@@ -132,7 +134,8 @@ def run(options: Options) -> dict[str, Kind]:
     return told
 
 
-def _encoded(options: Options, one: Stage, wanted: Mapping[str, Found], progress: Progress, token: str) -> Kind:
+def _encoded(options: Options, one: Stage, wanted: Mapping[str, Found], covers: Mapping[str, int], progress: Progress,
+             token: str) -> Kind:
     """Have one kind encoded, and its index written."""
     kind = one.name.removeprefix("features-")
     encoder, root = options.encoders[kind], options.out.rstrip("/") + "/"
@@ -163,7 +166,7 @@ def _encoded(options: Options, one: Stage, wanted: Mapping[str, Found], progress
         return key, entry.url.removeprefix(root), places[entry.url][found.digest], DONE, ""
 
     features.publish(options.out, kind, encoder.model.about(), encoder.model.shape,
-                     (placed(key, found) for key, found in wanted.items()))
+                     (placed(key, found) for key, found in wanted.items()), covers)
     told.size = encoder.bytes * sum(entry.outcome == DONE for entry in entries.values())
     told.seconds = progress.done[one.name]["seconds"] - before
     return told

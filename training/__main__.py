@@ -4,6 +4,7 @@ Exit codes: 0 done, or it agrees; 1 it does not agree, or training could not go 
 """
 import argparse
 import logging
+import signal
 import sys
 
 
@@ -62,6 +63,10 @@ def _train(arguments: list[str]) -> int:
                                      description="One of the three stages, or what is left of it.")
     settings.add_arguments(parser)
     chosen = settings.parse(parser, parser.parse_args(arguments))
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)  # what schedulers send
     try:
         train.train(chosen)
     except KeyboardInterrupt:

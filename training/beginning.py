@@ -1,5 +1,5 @@
 """Where a stage begins: the first with LLaMA and new parts, the others with what the stage before them ended in."""
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,8 @@ class Beginning:
             "begins with a small random model (SIZE=debug)")
 
 
-def find(run: Path, stage: int, size: Size, music_decoder: MusicDecoder, llama: str | None, seed: int) -> Beginning:
+def find(run: Path, stage: int, size: Size, music_decoder: MusicDecoder, llama: str | None, seed: int,
+         recipe: Recipe = "paper") -> Beginning:
     """Raises ValueError that says what to do where LLaMA is not named, or the stage before has not ended."""
     config = m2ugen(size, music_decoder)
     if (size == "debug") != (llama is None):
@@ -57,11 +58,19 @@ def find(run: Path, stage: int, size: Size, music_decoder: MusicDecoder, llama: 
     if found != config:
         raise ValueError(f"{previous}: was trained with another SIZE or DECODER ({found.dim} dimensions, "
                          f"{found.music_decoder}); take the same, or another RUN")
+    if not (last := about["trained"][-1:] or [""])[0].startswith(told(stage - 1, recipe)):
+        raise ValueError(f"{previous}: is of {last[0] or 'another training'}, and not of the recipe {recipe}, which "
+                         "would round or leave out what that has trained; take the same recipe, or another RUN")
     if about["base"] and below and about["base"]["revision"] != below.revision:
         raise ValueError(f"{previous}: stands on {about['base']['id']} at {about['base']['revision']}, and "
                          f"{llama} is at {below.revision}; give the LLaMA that it was trained on")
     return Beginning(stage, config, pinned.pin(str(previous)).revision, below, previous, about["encoders"],
                      tuple(about["trained"]))
+
+
+def told(stage: int, recipe: Recipe, parts: Sequence[str] = ()) -> str:
+    """A stage, as `trained` in a checkpoint has it; without `parts` what that begins with."""
+    return f"stage {stage} ({recipe}): {', '.join(parts)}"
 
 
 def folder(run: Path, stage: int) -> Path:

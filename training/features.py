@@ -6,7 +6,7 @@ which shards these are. In memory there are 16 bytes a key and 8 a row; values a
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING
@@ -40,7 +40,8 @@ class Missing(KeyError):
 
 
 class Features:
-    """Those of one kind; made by `opened`. `about` and `digest`: what the numbers and the places depend on."""
+    """Those of one kind; made by `opened`. `about` and `digest`: what the numbers and the places depend on; `covers` as
+    `publish` was told."""
 
     def __init__(self, out: str, kind: str) -> None:
         told_at = os.path.join(out, FOLDER, f"{kind}.json")
@@ -50,6 +51,7 @@ class Features:
             self.about, self.shape, self.digest = told["about"], tuple(told["shape"]), told["digest"]
             self.shards = [os.path.join(out, checked.file_name(one, "a shard")) for one in told["shards"]]
             rows = [int(one) for one in told["rows"]]
+            self.covers = None if told["covers"] is None else dict(told["covers"])
             if len(rows) != len(self.shards):
                 raise ValueError(f"{len(self.shards)} shards, but {len(rows)} numbers of rows")
         except (KeyError, TypeError, ValueError) as error:
@@ -67,6 +69,11 @@ class Features:
     def __len__(self) -> int:
         """How many keys there are, lost ones among them."""
         return len(self._hashes)
+
+    def check(self) -> None:
+        """Raises ValueError, naming it, for a shard that is not whole: before a run meets it."""
+        for number in range(len(self.shards)):
+            self._map(number)
 
     def place(self, key: str) -> int:
         """The global row number of a key's values, for `read`. Raises Missing."""
@@ -119,8 +126,9 @@ def text_key(caption: str) -> str:
 
 
 def publish(out: str, kind: str, about: dict, shape: tuple[int, ...],
-            entries: Iterable[tuple[str, str | None, int, str, str]]) -> None:
-    """Write the index of one kind, its JSON last; equal entries give equal bytes.
+            entries: Iterable[tuple[str, str | None, int, str, str]], covers: Mapping[str, int] | None = None) -> None:
+    """Write the index of one kind, its JSON last; equal entries give equal bytes. `covers`: of which shards of datasets
+    (DATASET/SPLIT/NAME → bytes) the media was encoded; None where nobody knows, and then nobody asks.
 
     `entries`: key, path of the shard relative to `out` (None where lost), the row in it (-1 where lost), outcome,
     detail. Several keys may have one row. Raises ValueError for a key that comes twice, for a row that no shard has.
@@ -153,18 +161,20 @@ def publish(out: str, kind: str, about: dict, shape: tuple[int, ...],
         for shard, count, most in zip(numbers, rows, last, strict=True):
             if most >= count:
                 raise ValueError(f"{shard}: has {count} rows, but row {most} is asked of it")
-    told = {"about": about, "shape": list(shape), "shards": list(numbers), "rows": rows}
+    told = {"about": about, "shape": list(shape), "shards": list(numbers), "rows": rows,
+            "covers": None if covers is None else dict(covers)}
     storage.write_json(storage.join(out, FOLDER, f"{kind}.json"), told | {"digest": _digest(path, told)})
 
 
 def opened(out: str) -> dict[str, Features]:
-    """By kind, those that are there; {} where there are none. Raises ValueError for what is not whole."""
+    """By kind, those that are there; {} where there are none, and for a bucket: they are read memory-mapped. Raises
+    ValueError for what is not whole."""
     from training.frozen import KINDS
-    there = {kind for kind in KINDS if storage.exists(storage.join(out, FOLDER, f"{kind}.json"))}
     folder = storage.local_path(out)
-    if there and folder is None:
-        raise ValueError(f"{out}: features are read memory-mapped; copy this folder to a disk of this machine")
-    return {kind: Features(folder, kind) for kind in KINDS if kind in there}
+    if folder is None:
+        return {}
+    return {kind: Features(folder, kind) for kind in KINDS
+            if os.path.exists(os.path.join(folder, FOLDER, f"{kind}.json"))}
 
 
 def _hash(key: str) -> int:

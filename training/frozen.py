@@ -3,7 +3,7 @@
 Which they are is plain data (`choose`) that travels to workers; `decode` makes of media what they take, `load` has
 them here. No model library is imported before `load`, since media is decoded in processes that need none.
 """
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,8 +53,8 @@ def shapes(config: Config) -> dict[str, tuple[int, int]]:
     return found
 
 
-def choose(config: Config, names: Mapping[str, str | None]) -> dict[str, Frozen]:
-    """By kind, those that a model of `config` needs: its encoders and, where it makes music, what encodes captions.
+def choose(config: Config, names: Mapping[str, str | None], kinds: Collection[str] = KINDS) -> dict[str, Frozen]:
+    """By kind, those of `kinds` that a model of `config` needs: its encoders, and what encodes captions of music.
 
     `names`: by kind, Hub ids (`ID@REVISION`) or directories in place of the published ones; of the debug size, in place
     of its own. Of Hub ids the files are fetched. Raises ValueError, saying what to do, where there are none.
@@ -66,7 +66,7 @@ def choose(config: Config, names: Mapping[str, str | None]) -> dict[str, Frozen]
     size: Size = "debug" if set(config.modalities) <= set(m2ugen("debug").modalities) else "7b"
     found = {}
     for kind in KINDS:
-        if kind in wanted:
+        if kind in wanted and kind in kinds:
             decoder = config.music_decoder if kind == "text" else None
             name = names.get(kind) or (PUBLISHED[decoder or kind] if size == "7b" else None)
             found[kind] = Frozen(kind, size, _pinned(name) if name else None, decoder, wanted[kind])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from manifests import checked, splits, storage
+from manifests.messages import shown
 from training import examples, rows, samples
 from training.examples import Samples
 from training.features import Features, Missing, media_key, text_key
@@ -52,8 +53,9 @@ class Prepared:
         if about["shortened"]:
             lines.append(f"  {about['shortened']:,} were shortened to {about['longest']} tokens")
         for name, reasons in about["lost"].items():
-            told = ", ".join(f"{one['count']:,} {reason} ({', '.join(one['first'])}{', ...' * (one['count'] > _SHOWN)})"
-                             for reason, one in reasons.items())
+            told = ", ".join(
+                f"{one['count']:,} {reason} ({', '.join(map(shown, one['first']))}{', ...' * (one['count'] > _SHOWN)})"
+                for reason, one in reasons.items())
             lines.append(f"  lost of {name}: {told}; all are in {storage.join(self.folder, LOST)}")
         return "\n".join([*lines, *(f"  note: {note}" for note in about["notes"])])
 
@@ -71,6 +73,7 @@ def prepare(folder: str | Path, stage: Stage, sources: Sources, tokenizer: Token
     """
     folder = str(folder)
     parts, notes = rows.parts(stage, sources)
+    _covered(parts, stage, features)
     asked = {"version": VERSION, "stage": stage.number, "weights": dict(stage.data), "longest": longest}
     digest = _digest([asked, _tokens(tokenizer),
                       [[kind, features[kind].digest] for kind in sorted(features)],
@@ -156,8 +159,9 @@ class _Making:
                 found[kind] = self.features[kind].place(keys[kind])
             except Missing as missing:
                 if missing.reason == "not_encoded":
-                    raise ValueError(f"{sample.dataset} {sample.id}: its {kind} is not among the precomputed features; "
-                                     "run `make features` again, or train without them") from None
+                    raise ValueError(f"{sample.dataset} {shown(sample.id)}: its {kind} is not among the precomputed "
+                                     "features; run `make features` again, with the same COCO and MUSICQA, or train "
+                                     "without them (remove OUT/features)") from None
                 raise Unusable(sample.dataset, sample.id, missing.reason,
                                f"its {kind} could not be encoded: {missing.detail}") from None
         return found
@@ -169,6 +173,18 @@ class _Making:
         one["count"] += 1
         if len(one["first"]) < _SHOWN:
             one["first"].append(error.id)
+
+
+def _covered(parts: Iterable[Part], stage: Stage, features: Mapping[str, Features]) -> None:
+    """Raises ValueError for a shard whose media was not encoded, or was other media then: names of rows do not tell."""
+    for part in parts:
+        for kind in samples.kinds(stage.number, part.name) & set(features) - {"text"}:
+            covers = features[kind].covers
+            for split, url in ((split, url) for split, urls in part.shards.items() for url in urls):
+                name = url.rpartition("/")[2]
+                if covers is not None and covers.get(f"{part.dataset}/{split}/{name}") != storage.size(url):
+                    raise ValueError(f"{url}: was not there, or another one, when features of {kind} were made; run "
+                                     "`make features` again, or train without them (remove OUT/features)")
 
 
 def _tokens(tokenizer: Tokenizer) -> str:

@@ -3,10 +3,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import psutil
 import torch
 from torch import Tensor, distributed
+
+_PATIENCE = timedelta(hours=1)  # with the first, which alone prepares the data
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,23 @@ class Processes:
         """Until all are here."""
         if self.world > 1:
             distributed.barrier()
+
+    def told(self, value: int) -> int:
+        """The first process's, on each of them."""
+        each = [value]
+        if self.world > 1:
+            distributed.broadcast_object_list(each)
+        return each[0]
+
+    def agreed(self, value: object, what: str) -> None:
+        """Raises ValueError, on each of them, where processes have other values."""
+        each = [value]
+        if self.world > 1:
+            each = [None] * self.world
+            distributed.all_gather_object(each, value)
+        if any(one != each[0] for one in each):
+            raise ValueError(f"the processes do not have the same {what}: {each}; OUT, RUN and the models must be the "
+                             "same for all, on a disk that they share")
 
     def united(self, found: dict[str, str]) -> dict[str, str]:
         """What all processes found, on each of them."""
@@ -68,7 +88,7 @@ def processes(device: str | None = None) -> Iterator[Processes]:
     if world == 1:
         yield Processes(0, 1, torch.device(kind))
         return
-    distributed.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+    distributed.init_process_group("nccl" if kind.startswith("cuda") else "gloo", timeout=_PATIENCE)
     try:
         yield Processes(distributed.get_rank(), world, torch.device(kind))
     finally:

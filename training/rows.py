@@ -64,7 +64,7 @@ def files(part: Part) -> list[list]:
         fs, path = storage.locate(url)
         try:
             with named(url):
-                found.append([split, url.rpartition("/")[2], fs.size(path), _time(fs, path)])
+                found.append([split, url.rpartition("/")[2], fs.size(path), written(url)])
         except FileNotFoundError as error:
             again = "; build its dataset again" * (part.file is None)
             raise FileNotFoundError(f"{error}{again}") from None
@@ -137,8 +137,10 @@ def _readable(row: pa.RecordBatch) -> dict:
         return {}
 
 
-def _time(fs, path: str) -> str:
+def written(url: str) -> str:
+    """When, as the store tells it; nothing where it knows none."""
+    fs, path = storage.locate(url)
     try:
         return str(fs.modified(path))
-    except NotImplementedError:  # a store that knows none
+    except NotImplementedError:
         return ""

@@ -114,9 +114,11 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace) -> Settin
     except ValueError as error:
         parser.error(str(error))
     for name in ("out", "run", "coco", "alpaca", "musicqa"):
-        if getattr(values, name) == "":
+        if (given := getattr(values, name)) == "":
             parser.error(f"--{name}: empty")
-    out = os.path.expanduser(values.out)
+        if given:  # in quotes, as make gives it, no shell has seen to ~
+            setattr(values, name, ",".join(map(os.path.expanduser, given.split(",", 1))))
+    out = values.out
     batch = values.batch or default["batch"]
     if values.pack and values.pack < values.longest:
         parser.error(f"--pack: a row of {values.pack} tokens has no room for a sample of {values.longest} (--longest)")
@@ -124,7 +126,7 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace) -> Settin
         parser.error("--run: say where checkpoints go: it must be a folder of this machine's, and OUT is none")
     return Settings(
         stage, Sources(out, values.coco, values.alpaca, values.musicqa),
-        Path(os.path.abspath(os.path.expanduser(values.run or os.path.join(out, "runs")))), values.size, values.decoder,
+        Path(os.path.abspath(values.run or os.path.join(out, "runs"))), values.size, values.decoder,
         values.llama,
         {"audio": values.mert, "image": values.vit, "video": values.vivit, "text": values.text_encoder}, values.recipe,
         values.freeze_gates, batch, min(values.micro or default["micro"], batch), values.pack, values.longest,

@@ -66,6 +66,12 @@ class Sources:
             raise ValueError(f"{self.published(medium.dataset)}: {error}") from None
         return storage.join(_folder(medium.dataset, given), name)
 
+    def check(self) -> None:
+        """Raises OSError, naming it, where a folder of published media is not there: before hours are spent."""
+        for dataset, hears in PUBLISHED.items():
+            if hears and (given := self._given(dataset)):
+                _folder(dataset, given)
+
     def _given(self, dataset: str) -> str | None:
         if dataset not in PUBLISHED:
             raise ValueError(f"{dataset} is not one of the published datasets, {', '.join(PUBLISHED)}")

@@ -175,7 +175,8 @@ class Trained:
         return sum((one.flatten()[:0].sum() for one in reachable), torch.zeros((), device=device))
 
     def leave_unreached(self) -> None:
-        """Drop the gradients of each adapter, and of the projector, whose gradients are all exactly 0."""
+        """Drop the gradients of each adapter, of the projector, and of the audio tokens' embedding, which are all
+        exactly 0."""
         for held in self._parts().values():
             if not any(one.grad is not None and one.grad.any() for one in held):
                 for one in held:
@@ -187,6 +188,8 @@ class Trained:
             if part(name) in ("adapters", "projector"):
                 top, modality = name.split(".")[:2]
                 found.setdefault(modality if top == "adapters" else top, []).append(one)
+            elif name.endswith("embed_tokens.rows"):  # of no sample without music; the output's rows are of all
+                found[name] = [one]
         return found
 
 

@@ -1,6 +1,6 @@
 """One step of the optimiser over a step's micro-batches, and the measuring of the evaluation rows."""
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 
@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from manifests.messages import one_line, shown
 from training import cost, loss, packing
 from training.feed import Feed, Micro
 from training.m2ugen import M2UGen
@@ -20,6 +21,17 @@ from training.stages import Trained
 
 class Stopped(RuntimeError):
     """Training cannot go on; the message says what to do."""
+
+
+@contextmanager
+def room(settings: Settings, where: str = "") -> Iterator[None]:
+    """Too little memory for what is done here, as Stopped."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise Stopped(f"{where}too little memory, with {settings.micro} rows at a time ({one_line(error)}); take "
+                      "--micro 1, --checkpointing or a smaller --longest, and run it again: the last checkpoint stands"
+                      ) from error
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class Steps:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         seen = []
-        try:
+        with room(self.settings, f"step {number}: "):
             for micro in micros:
                 alone = self.here.world == 1 or micro is micros[-1]
                 with nullcontext() if alone else self.wrapped.no_sync():
@@ -50,9 +62,6 @@ class Steps:
                 work = cost.work(micro.batch, micro.encoded, micro.targets)
                 meter.add(work, cost.flops(self.model.config, self.parts, work), found, micro.share)
                 seen.append((micro.names, (found.text + found.music).detach()))
-        except torch.OutOfMemoryError as error:
-            raise Stopped(f"step {number}: too little memory for {self.settings.micro} rows at a time; take --micro 1, "
-                          f"--checkpointing or a smaller --longest, and run it again ({error})") from error
         self.trained.leave_unreached()
         norm = float(nn.utils.clip_grad_norm_(list(self.trained.parameters.values()),
                                               self.settings.stage.clip or float("inf")))
@@ -60,11 +69,13 @@ class Steps:
             wrong = _unsound(micros)
             names = wrong or [name for some, values in seen for name, value in zip(some, values.tolist(), strict=True)
                               if not value < float("inf")]
-            of = f", and so {'are the features' if wrong else 'is the loss'} of {', '.join(names[:10])}" * bool(names)
+            told = ", ".join(map(shown, names[:10]))
+            of = f", and so {'are the features' if wrong else 'is the loss'} of {told}" * bool(names)
             raise Stopped(f"step {number}: the gradient is {norm}{of}. Nothing of this step was taken, and the "
                           "last checkpoint stands. Take a lower --rate or a --clip (with another RUN), or look at "
                           "those rows")
-        self.optimizer.step()
+        with room(self.settings, f"step {number}: "):
+            self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
 
@@ -118,5 +129,5 @@ def wrapped(model: M2UGen, settings: Settings, here: Processes) -> nn.Module:
         return model
     cards = [here.device.index] if here.device.type == "cuda" else None
     # All have read the same files: nothing need be sent before the first gradients.
-    return DistributedDataParallel(model, device_ids=cards, broadcast_buffers=False, init_sync=False,
+    return DistributedDataParallel(model, device_ids=cards, forward_sync_buffers=False, init_sync=False,
                                    gradient_as_bucket_view=True)

@@ -6,14 +6,16 @@ and ends with the same weights, bit for bit on a CPU; `data`, the stage's rows a
 mean over a step's samples, however many processes and micro-batches they are dealt to.
 """
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from manifests import storage
+from manifests.messages import shown
 from training import (
     beginning,
     checkpoint,
@@ -32,6 +34,7 @@ from training.beginning import Beginning
 from training.examples import Samples
 from training.features import Features
 from training.feed import Feed, Online, Precomputed
+from training.frozen import Frozen
 from training.meter import Meter
 from training.mixture import Prepared
 from training.parallel import Processes
@@ -46,14 +49,14 @@ def train(settings: Settings) -> dict:
     """
     with ExitStack() as ends:
         here = ends.enter_context(parallel.processes(settings.device))
-        say = print if here.first else lambda *_: None
+        ends.enter_context(step.room(settings))
+        say = partial(print, flush=True) if here.first else lambda *_: None
         folder = beginning.folder(settings.run, settings.stage.number)
-        if here.first:
-            ends.enter_context(storage.lock(str(folder)))
-            folders.sweep(folder)  # a model that was being saved as its process was killed
-
         begin = beginning.find(settings.run, settings.stage.number, settings.size, settings.music_decoder,
-                               settings.llama, settings.seed)
+                               settings.llama, settings.seed, settings.recipe)
+        settings.sources.check()
+        if here.first:
+            ends.enter_context(_alone(folder))
         identity = settings.identity() | {"begins": begin.revision}
         _history(folder / "run.json", identity)  # before another training's data would be written over
         there = features.opened(settings.sources.out)
@@ -62,14 +65,26 @@ def train(settings: Settings) -> dict:
                             settings.longest, there)
         here.wait()
         data = mixture.opened(folder / "data")
-        identity["data"] = data.about["content"]
+        encoders, models = _encoders(settings, begin, data, there)
+        identity |= {"data": data.about["content"], "encoders": encoders}
+        here.agreed(identity, "data and settings")
         history = _history(folder / "run.json", identity)
-        if history.get("ended"):
+        if history.get("ended") and (folder / beginning.MODEL).is_dir():
+            if here.first:
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run that was killed at its very end
             say(f"{folder}: stage {settings.stage.number} is trained already: {_told(history['validation'])}")
             return history
 
         say(f"stage {settings.stage.number}: {begin.told()}")
-        reader, encoders = _reader(settings, begin, data, there, here, say)
+        if models:
+            say("features: not in OUT, or not all that are needed, so everything is encoded here, in each epoch again; "
+                "`make features` does it once" + ("" if storage.local_path(settings.sources.out) else
+                                                  ", and is read from a disk of this machine: copy OUT there"))
+        else:
+            say("features: as `make features` has stored them")
+            for kind in encoders if here.first else ():
+                there[kind].check()
+        reader = Online(settings.sources, models, here.device) if models else Precomputed(there)
         model = beginning.model(begin, settings.recipe, settings.dtype, here.device, settings.seed)
         trained = stages.train(model, settings.stage, settings.recipe, settings.freeze_gates)
         beginning.lighten(model, settings.dtype)
@@ -79,7 +94,9 @@ def train(settings: Settings) -> dict:
         work = Steps(settings, here, model, step.wrapped(model, settings, here), trained, parts, optimizer)
         done, validation = _resumed(folder, identity, trained, optimizer, here)
 
-        sharing = {"rows": settings.batch, "micro": settings.micro, "rank": here.rank, "world": here.world}
+        # No more at a time than leaves something for each process.
+        micro = min(settings.micro, -(-settings.batch // here.world))
+        sharing = {"rows": settings.batch, "micro": micro, "rank": here.rank, "world": here.world}
         feed = Feed(data.train, reader, budget=settings.pack, weights=settings.stage.data, seed=settings.seed,
                     **sharing)
         held_out = Feed(data.eval, reader, **sharing)
@@ -87,12 +104,15 @@ def train(settings: Settings) -> dict:
         for epoch in range(1, len(ends_at)):
             ends_at[epoch] += ends_at[epoch - 1]
         steps = ends_at[-1]
+        if not steps:
+            raise ValueError(f"{settings.stage.epochs} epochs of the weights {dict(settings.stage.data)} hold no row: "
+                             "give larger --weights")
 
         say(f"trains {', '.join(stages.PARTS[part] for part in parts)}"
             f" ({sum(one.numel() for one in trained.parameters.values()):,} numbers; recipe {settings.recipe})"
             + ("; the gates stay shut (--freeze-gates): nothing is heard" if settings.freeze_gates else ""))
         say(data.told())
-        say(_memory(settings, begin, data.train, parts, here))
+        say(_memory(settings, begin, data.train, parts, micro, here))
         say(f"{settings.stage.epochs} epochs, {steps} steps of {settings.batch} rows, {identity['dtype']}, on {here}"
             + (f"; goes on behind step {done}" if done else ""))
         board = None
@@ -117,7 +137,9 @@ def train(settings: Settings) -> dict:
                 with meter.paused():
                     validation.append({"epoch": epoch, "step": done, **work.validate(held_out, data.eval.datasets)})
                 say(f"validation {f'after epoch {epoch}' if epoch else 'before the first step'}: {_told(validation)}")
-                _write(board, {f"validation/{name}": validation[-1][name] for name in ("text", "music")}, done)
+                last = validation[-1]
+                _write(board, {f"validation/{name}": last[name] for name in ("text", "music")}, done)
+                _write(board, {f"validation_text/{name}": value for name, value in last["by_dataset"].items()}, done)
 
         def save() -> None:
             with meter.paused():
@@ -152,62 +174,70 @@ def train(settings: Settings) -> dict:
                         save()
 
         if here.first:
-            said = f"stage {settings.stage.number} ({settings.recipe}): {', '.join(parts)}"
+            said = beginning.told(settings.stage.number, settings.recipe, parts)
             checkpoint.save(folder / beginning.MODEL, begin.config, model.state_dict(), base=begin.base,
                             encoders={**begin.encoders, **encoders}, trained=[*begin.trained, said],
                             notes=f"M²UGen after stage {settings.stage.number} of training. {_told(validation)}",
                             whole_embeddings=settings.recipe == "released", replace_old=True)
         told = record(ended=True)
         if here.first:
-            shutil.rmtree(folder / "checkpoints")
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         if unreadable:
             say(f"{len(unreadable)} samples could not be read, and were left out: "
-                + "; ".join(f"{name}: {why}" for name, why in list(unreadable.items())[:10]))
+                + "; ".join(f"{shown(name)}: {shown(why)}" for name, why in list(unreadable.items())[:10]))
         say(f"{folder / beginning.MODEL}: the model after stage {settings.stage.number}")
         here.wait()
         return told
 
 
-def _reader(settings: Settings, begin: Beginning, data: Prepared, there: Mapping[str, Features], here: Processes,
-            say: Callable[[str], None]) -> tuple[Precomputed | Online, dict[str, dict]]:
-    """What samples hear and aim at: from `make features`, or encoded here; and by which models, kind by kind."""
+def _encoders(settings: Settings, begin: Beginning, data: Prepared,
+              there: Mapping[str, Features]) -> tuple[dict[str, dict], dict[str, Frozen]]:
+    """What encodes each kind that samples need, as a checkpoint names it; and the models, where features are not there.
+
+    Raises ValueError where it is not what it was in the stages before, nor what was asked for.
+    """
     kinds = frozenset().union(*(samples.kinds(settings.stage.number, name) for name in data.train.datasets))
-    missing = sorted(kinds - set(there))
-    chosen = frozen.choose(begin.config, settings.frozen) if missing else {}
-    about = {kind: chosen[kind].about() if missing else there[kind].about for kind in sorted(kinds)}
-    for kind, model in about.items():
+    online = not kinds <= set(there)
+    asked = kinds if online else {kind for kind in kinds if settings.frozen.get(kind)}
+    models = frozen.choose(begin.config, settings.frozen, asked) if asked else {}
+    found = {}
+    for kind in sorted(kinds):
+        about = models[kind].about() if online else there[kind].about
         shape = list(frozen.shapes(begin.config)[kind])
-        if model["shape"] != shape:
-            raise ValueError(f"{settings.sources.out}: its features of {kind} are {model['shape']}, by "
-                             f"{model['model']}, and this model takes {shape}; make features with the same SIZE and "
+        if about["shape"] != shape:
+            raise ValueError(f"{settings.sources.out}: its features of {kind} are {about['shape']}, by "
+                             f"{about['model']}, and this model takes {shape}; make features with the same SIZE and "
                              "DECODER")
-        if (before := begin.encoders.get(kind)) and before != _named(model):
-            raise ValueError(f"{kind} was encoded by {before['id']} at {before['revision']} in the stage before, "
-                             f"and is by {model['model']} at {model['revision']} now; take the same")
-    if not missing:
-        say("features: as `make features` has stored them")
-        return Precomputed(there), {kind: _named(model) for kind, model in about.items()}
-    say(f"features of {', '.join(missing)} are not in OUT: everything is encoded here, in each epoch again; `make "
-        "features` does it once")
-    return (Online(settings.sources, {kind: chosen[kind] for kind in kinds}, here.device),
-            {kind: _named(model) for kind, model in about.items()})
+        if kind in models and about != models[kind].about():
+            raise ValueError(f"{settings.sources.out}: its features of {kind} are by {about['model']} at "
+                             f"{about['revision']}, and not by {settings.frozen[kind]}; make features with that model")
+        found[kind] = {"id": about["model"], **about}
+        if (before := begin.encoders.get(kind, found[kind])) != found[kind]:
+            raise ValueError(f"{kind} was encoded by {before['id']} at {before['revision']} in a stage before, and is "
+                             f"by {about['model']} at {about['revision']} now; take the same")
+    return found, models if online else {}
 
 
-def _named(model: Mapping) -> dict:
-    """As checkpoint.save names encoders."""
-    return {"id": model["model"], **model}
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else trains here, and what a process left that was killed while it saved is gone."""
+    with ExitStack() as ends:
+        try:
+            ends.enter_context(storage.lock(str(folder)))
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another training is at work here; wait for it, or take another RUN") from None
+        folders.sweep(folder)
+        yield
 
 
 def _resumed(folder: Path, identity: Mapping, trained: stages.Trained, optimizer: torch.optim.Optimizer,
              here: Processes) -> tuple[int, list[dict]]:
     """Steps that are done already, and what validation gave; parameters and optimiser are then as they were."""
-    if here.first:
-        state.newest(folder / "checkpoints")  # removes what a killed run left, which the others must not meet
-    here.wait()
-    found = state.newest(folder / "checkpoints")
-    if found is None:
+    found = state.newest(folder / "checkpoints") if here.first else None
+    done = here.told(found[0] if found else 0)
+    if not done:
         return 0, []
-    done, tensors, about = found
+    tensors, about = found[1:] if found else state.load(folder / "checkpoints", done)
     _same(folder, about["identity"], identity)
     state.into_optimizer(tensors, trained.parameters, optimizer)
     state.set_random_states(tensors)
@@ -232,17 +262,21 @@ def _same(folder: Path, before: Mapping, now: Mapping) -> None:
                          "another RUN, or remove the folder to begin anew")
 
 
-def _memory(settings: Settings, begin: Beginning, data: Samples, parts: Sequence[str], here: Processes) -> str:
+def _memory(settings: Settings, begin: Beginning, data: Samples, parts: Sequence[str], micro: int,
+            here: Processes) -> str:
     """Of one device, for the largest micro-batch that can come."""
     longest = settings.pack or int(data.lengths.max())
-    heard = {one.name: settings.micro for one in begin.config.modalities}
-    work = cost.Work([longest] * settings.micro, heard, settings.micro if "projector" in parts else 0,
-                     masked=settings.micro * (settings.pack or 0) ** 2)
+    samples_of_row = max(1, round(settings.pack / float(data.lengths.mean()))) if settings.pack else 1
+    heard = {one.name: micro * samples_of_row for one in begin.config.modalities}
+    work = cost.Work([longest] * micro, heard, 0 if settings.stage.number == 1 else micro * samples_of_row,
+                     masked=micro * (settings.pack or 0) ** 2)
     needed = cost.needed(begin.config, parts, work, dtype=settings.dtype, checkpointing=settings.checkpointing,
                          kept=frozenset().union(*stages.TRAINED[settings.recipe].values()))
-    there = here.memory()
-    return needed.line() + (f"; there are only {cost.gib(there)}: take a smaller --micro, or --checkpointing"
-                            if needed.total > there else "")
+    buckets = needed.gradients if here.world > 1 else 0  # in which processes add them up
+    total, there = needed.total + buckets, here.memory()
+    return (needed.line() + (f", and {cost.gib(buckets)} to add up gradients" if buckets else "")
+            + (f"; there are only {cost.gib(there)}: take a smaller --micro, or --checkpointing" if total > there
+               else ""))
 
 
 def _told(validation: Sequence[Mapping]) -> str:
