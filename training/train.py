@@ -50,6 +50,8 @@ def train(settings: Settings) -> dict:
     with ExitStack() as ends:
         here = ends.enter_context(parallel.processes(settings.device))
         ends.enter_context(step.room(settings))
+        if settings.size == "debug" and here.device.type == "cpu":
+            torch.set_num_threads(1)  # small products gain nothing by a second, and the cores then change no sum
         say = partial(print, flush=True) if here.first else lambda *_: None
         folder = beginning.folder(settings.run, settings.stage.number)
         begin = beginning.find(settings.run, settings.stage.number, settings.size, settings.music_decoder,
