@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -102,9 +103,7 @@ def train(settings: Settings) -> dict:
         feed = Feed(data.train, reader, budget=settings.pack, weights=settings.stage.data, seed=settings.seed,
                     **sharing)
         held_out = Feed(data.eval, reader, **sharing)
-        ends_at = [feed.steps(epoch) for epoch in range(settings.stage.epochs)]
-        for epoch in range(1, len(ends_at)):
-            ends_at[epoch] += ends_at[epoch - 1]
+        ends_at = list(accumulate(feed.steps(epoch) for epoch in range(settings.stage.epochs)))
         steps = ends_at[-1]
         if not steps:
             raise ValueError(f"{settings.stage.epochs} epochs of the weights {dict(settings.stage.data)} hold no row: "

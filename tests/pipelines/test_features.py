@@ -323,6 +323,6 @@ def test_captions_are_those_that_the_trainer_takes(built):
     row = {"id": "a", "conversation": talk("image", "\n a waltz\n")}
     (texts,) = samples.exchanges(3, "muimage", row)
     assert contents.captions("muimage", row) == ["a waltz"] == [texts.music.strip()]
-    asked = {row["id"]: row for row in contents.rows(Sources(str(built)))}
+    asked = {row["id"]: row for row in contents.wanted(Sources(str(built)))}
     assert sorted({one.rpartition("/")[0] for one in asked}) == [
         "mucaps/eval", "mucaps/train", "muedit/train", "muimage/train", "musicqa/train", "muvideo/eval"]

@@ -9,6 +9,7 @@ from tests.training import toys
 from training import beginning, checkpoint, stages
 from training.beginning import Beginning
 from training.config import m2ugen
+from training.stages import Recipe
 
 CPU = torch.device("cpu")
 
@@ -18,18 +19,19 @@ def _find(run: Path, stage: int, **other: object) -> Beginning:
     return beginning.find(run, stage, **said)
 
 
-def _saved(run: Path, stage: int, dtype: torch.dtype = torch.float32, **other: object) -> Beginning:
-    """A result of stage 1 that is a new model's, every number moved a little."""
-    begin = _find(run, stage)
-    made = beginning.model(begin, "paper", dtype, CPU, 0)
-    trained = stages.train(made, stages.STAGES[stage])
+def _saved(run: Path, stage: int, dtype: torch.dtype = torch.float32, recipe: Recipe = "paper") -> Beginning:
+    """A result of a stage, every number that it trains moved a little."""
+    begin = _find(run, stage, recipe=recipe)
+    made = beginning.model(begin, recipe, dtype, CPU, 0)
+    trained = stages.train(made, stages.STAGES[stage], recipe)
     beginning.lighten(made, dtype)
     with torch.no_grad():
         for one in trained.parameters.values():
             one += 1e-4 * torch.randn(one.shape, generator=torch.Generator().manual_seed(one.numel()))
     checkpoint.save(run / f"stage{stage}" / "model", begin.config, made.state_dict(), base=begin.base,
-                    encoders={"audio": {"id": "debug", "revision": ""}}, trained=[*begin.trained, f"stage {stage}"],
-                    replace_old=True)
+                    encoders={"audio": {"id": "debug", "revision": ""}},
+                    trained=[*begin.trained, beginning.told(stage, recipe, ["gates"])],
+                    whole_embeddings=recipe == "released", replace_old=True)
     return begin
 
 

@@ -1,6 +1,5 @@
 """Captions encoded by folders as published, against the models in them asked directly."""
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,14 +21,6 @@ CAPTIONS = ["a slow piece in a minor key", "drums", "a fast piece of music with 
             "drums with piano with drums with piano"]
 SHAPE = (16, 24)
 HOW = {"device": "cpu", "dtype": torch.float32}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -29,11 +29,6 @@ LENGTH = 24
 HEARD = {"audio": 2, "video": 1}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def _model(config: Config, trained: Collection[str]) -> M2UGen:
     """Where rows are trained, tables are split as a stage splits them."""
     model = tiny.model(config).train()

@@ -29,10 +29,8 @@ KINDS = pytest.mark.parametrize("budget", [None, BUDGET], ids=["padded", "packed
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind() -> None:
-    before, threads = torch.get_num_threads(), threading.active_count()
-    torch.set_num_threads(1)
+    threads = threading.active_count()
     yield
-    torch.set_num_threads(before)
     assert threading.active_count() == threads
 
 

@@ -68,10 +68,8 @@ def sources(tmp_path_factory) -> Sources:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind() -> None:
-    threads, before = threading.active_count(), torch.get_num_threads()
-    torch.set_num_threads(1)
+    threads = threading.active_count()
     yield
-    torch.set_num_threads(before)
     assert threading.active_count() == threads
 
 

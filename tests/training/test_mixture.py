@@ -103,7 +103,7 @@ def test_what_is_told(tmp_path) -> None:
         "  mucaps: 4 (validation 1), each 2.5 times an epoch",
         "  coco: 1 (validation 0)",
         "  1 were shortened to 60 tokens",
-        f"  lost of mucaps: 4 empty (d, e, f, ...); all are in {tmp_path}/data/lost.jsonl",
+        f"  lost of mucaps: 4 empty ('d', 'e', 'f', ...); all are in {tmp_path}/data/lost.jsonl",
         "  note: no published file of coco was given: the captions of muimage's pictures stand in",
         f"  note: muvideo is left out: there is no {tmp_path}/datasets/muvideo"]
     stood_in = made.train[4]
@@ -249,7 +249,7 @@ class _Known(Features):
     """Every key in one row."""
 
     def __init__(self, digest: str) -> None:
-        self.digest = digest
+        self.digest, self.covers = digest, None
 
     def place(self, key: str) -> int:
         return 0
@@ -339,7 +339,7 @@ def test_where_its_features_are(tmp_path) -> None:
 def test_features_of_before_a_row_was_there(tmp_path) -> None:
     sources = _build(tmp_path)
     _encoded(tmp_path, "text", {text_key(LOUD): "done"})
-    with pytest.raises(ValueError, match=r"mucaps mucaps 1: its text is not among the precomputed .*make features"):
+    with pytest.raises(ValueError, match=r"mucaps 'mucaps 1': its text is not among the precomputed .*make features"):
         _prepared(tmp_path / "data", 2, sources, given=features.opened(str(tmp_path)))
 
 

@@ -1,6 +1,5 @@
 """Without `make features` everything is encoded on the spot: the same losses, and the same weights, bit for bit."""
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,6 @@ from training.samples import Medium
 from training.sources import Media, Sources
 
 NAMES = ("mucaps", "muimage", "muedit")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _encode(out: Path, count: int) -> None:
@@ -66,7 +57,7 @@ def test_what_cannot_be_decoded_is_left_out_and_named(tmp_path, capsys) -> None:
         b"broken" if number in (1, 5) else corpus.media(modality, number)))
     found = train.train(corpus.settings(tmp_path, tmp_path / "runs", 1))
     assert sorted(found["unreadable"]) == ["coco muimage-1", "coco muimage-5"] and found["ended"]
-    assert "2 samples could not be read, and were left out: coco muimage-5: " in capsys.readouterr().out
+    assert "2 samples could not be read, and were left out: 'coco muimage-5': " in capsys.readouterr().out
 
 
 def test_a_shard_of_media_that_vanishes(tmp_path, monkeypatch) -> None:

@@ -25,14 +25,6 @@ PACKED: list[Rows] = [[[5, 0], [2, 3, 4], [6], [1]]]
 SEGMENTS = torch.tensor([[1, 1, 1, 2, 3, 3, 0], [1, 1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0, 2]])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def _samples() -> dict[int, tuple[list[int], list[int]]]:
     """A prompt, of which nothing is asked, and an answer, which may end in music."""
     made = {}

@@ -22,11 +22,6 @@ ROOT = Path(__file__).parents[2]
 EACH = [(number, recipe, freeze) for number in STAGES for recipe in stages.TRAINED for freeze in (False, True)]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def _loss(model: M2UGen, rows: list[tuple[tuple[str, ...], bool]], trained: Trained, wrapped: object = None) -> Tensor:
     """Of samples of one length, each with what it hears, and whether its answer is music."""
     count = model.config.audio_tokens

@@ -19,11 +19,6 @@ from training.m2ugen import M2UGen
 from training.stages import STAGES
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 # What is saved.
 
 def test_every_dtype_and_layout_comes_back_bit_for_bit(tmp_path: Path) -> None:

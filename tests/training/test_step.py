@@ -1,6 +1,6 @@
 """One step of the optimiser, and what it refuses: however its samples are cut up, its gradient is the same."""
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,14 +18,6 @@ from training.step import Steps, Stopped
 from training.tokenizer import debug
 
 HERE = Processes(0, 1, torch.device("cpu"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +152,8 @@ def test_an_adapter_that_nothing_reached_stays(out) -> None:
     work.step(1, next(_feed(settings).epoch(0)), 1e-3, Meter())
     reached = {name for name, one in work.optimizer.found.items() if one is not None}
     assert {name for name in work.trained.parameters if name not in reached} == {
-        name for name in work.trained.parameters if name.startswith(("adapters.image", "adapters.video", "projector"))}
+        name for name in work.trained.parameters if name.startswith(("adapters.image", "adapters.video", "projector"))
+        or name == "llama.model.embed_tokens.rows"}
 
 
 def test_the_gradient_is_clipped_and_its_norm_told_as_it_was(out, whole) -> None:
@@ -216,7 +209,7 @@ def test_too_little_memory_stops_and_says_what_to_do(out) -> None:
     settings = _settings(out, 2, batch=2, micro=2)
     work = _work(settings)
     hot = dataclasses.replace(work, wrapped=_Hot(work.model))
-    with pytest.raises(Stopped, match=r"step 7: too little memory for 2 rows at a time; take --micro 1, --checkpoint"):
+    with pytest.raises(Stopped, match=r"step 7: too little memory, with 2 rows at a time \(CUDA .* 2 GiB\); take --micro 1"):
         hot.step(7, next(_feed(settings).epoch(0)), 1e-3, Meter())
     assert work.optimizer.found == {}
 
@@ -233,7 +226,7 @@ def test_a_loss_that_is_no_number_names_its_samples_alone(tmp_path, micro: int) 
     said = str(stopped.value)
     assert said.startswith("step 3: the gradient is nan, and so are the features of ")
     named = said.partition("features of ")[2].partition(".")[0].split(", ")
-    assert sorted(named) == ["coco muimage-1", "muvideo muvideo-2"]
+    assert sorted(named) == ["'coco muimage-1'", "'muvideo muvideo-2'"]
     assert work.optimizer.found == {}
     assert all(torch.equal(one, before[name]) for name, one in work.model.state_dict().items())
 

@@ -2,7 +2,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -17,14 +17,6 @@ from training.settings import Settings
 from training.sources import Sources
 
 STEPS = {1: 5, 2: 2, 3: 8}  # of an epoch: 18, 6 and 30 rows, 4 a step
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +262,7 @@ def test_muimage_is_named_as_stand_in_and_coco_is_not(out, tmp_path, capsys) -> 
         "annotations": [{"id": 1, "image_id": 7, "caption": "A picture in major."}]}))
     chosen = _chosen(out, 1, epochs=1)
     given = dataclasses.replace(chosen, run=tmp_path, sources=Sources(str(out), coco=str(tmp_path / "coco.json")))
-    with pytest.raises(ValueError, match=r"coco b.jpg#0: its image is not among the precomputed features; run `make"):
+    with pytest.raises(ValueError, match=r"coco 'b.jpg#0': its image is not among the precomputed features; run `make"):
         train.train(given)
 
 
