@@ -83,8 +83,8 @@ def parse(parser: argparse.ArgumentParser, values: argparse.Namespace, rest: lis
     for name in ("out", "coco", "musicqa"):
         if (given := getattr(values, name)) == "":
             parser.error(f"--{name}: empty")
-        if given and given.startswith("~"):  # in quotes, as make gives it, no shell has seen to that
-            setattr(values, name, os.path.expanduser(given))
+        if given:  # in quotes, as make gives it, no shell has seen to ~
+            setattr(values, name, ",".join(map(os.path.expanduser, given.split(",", 1))))
     where, limits = engine.parse(parser, values, rest)
     out = storage.absolute(values.out)
     if not (values.coco or values.musicqa or storage.names(storage.join(out, "datasets"))):

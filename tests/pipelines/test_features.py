@@ -1,4 +1,5 @@
 """Features of small builds: what is there, what was lost, and that neither kills nor workers change a byte."""
+import dataclasses
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from pipelines import contents, encode, write
 from pipelines import features as pipeline
 from tests.conftest import encode as encoded
 from tests.conftest import tone
-from training import config, features, frozen, samples
+from training import config, features, frozen, mixture, samples, stages, tokenizer
 from training.sources import Sources
 
 _TURNS = ("from", "value", "input_modality", "output_modality", "caption")
@@ -154,7 +155,7 @@ def test_what_was_lost_is_told_with_its_reason(built, capsys):
 def copied(built: Path, out: Path) -> Path:
     out.mkdir()
     for name in ("datasets", "stages", "features"):
-        subprocess.run(["cp", "-r", str(built / name), str(out)], check=True)
+        subprocess.run(["cp", "-rp", str(built / name), str(out)], check=True)
     return out
 
 
@@ -189,6 +190,70 @@ def test_a_shard_that_is_cut_or_gone_is_made_again(built, tmp_path):
         features.opened(str(out))
     run(out, "--coco", str(built.parent / "coco" / "captions.json"))
     assert promised(out) == before
+
+
+def exchanged(out: Path, name: str, *reds: int) -> Path:
+    """muimage's rows of training in a shard of that name, under the ids that they always had, with pictures of these
+    reds."""
+    folder = out / "datasets" / "muimage" / "train"
+    for path in folder.iterdir():
+        path.unlink()
+    shards.write(str(folder / name), write.DATASETS["muimage"].features().arrow_schema, [
+        {"id": key, "image": medium(picture(red)), "conversation": talk("image", "calm piano")}
+        for key, red in zip("ab", reds, strict=True)])
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+    return folder / name
+
+
+def test_other_media_under_known_names_are_trained_on_once_they_are_encoded(built, tmp_path):
+    """No key is new, no row is missing: what a build has put in the place of its shards would be heard wrongly."""
+    out = copied(built, tmp_path / "out")
+    stage = dataclasses.replace(stages.STAGES[3], data={"muimage": 1.0})
+
+    def prepared() -> list[torch.Tensor]:
+        there = features.opened(str(out))
+        made = mixture.prepare(tmp_path / "data", stage, Sources(str(out)), tokenizer.debug(config.m2ugen("debug")),
+                               512, there)
+        return [there["image"].read(one.places["image"]).clone() for one in made.train]
+    run(out)
+    before = prepared()
+    shard = exchanged(out, "data-00000-of-00001-0123456789ab.arrow", 20, 30)
+    with pytest.raises(ValueError, match=rf"{shard}: was not there, or another one, when features of image were "):
+        prepared()
+    run(out)
+    after = prepared()
+    model = frozen.load(frozen.choose(config.m2ugen("debug"), {})["image"])
+    assert len(before) == 1 and len(after) == 2
+    for found, red in zip([*before, *after], (10, 20, 30), strict=True):
+        torch.testing.assert_close(found, model([frozen.decode("image", picture(red))])[0], rtol=2**-7, atol=2**-7)
+
+
+def test_a_shard_that_changed_in_its_place_is_hashed_again(built, tmp_path):
+    """Of a name that says nothing, and of the same size."""
+    out = copied(built, tmp_path / "out")
+    first = exchanged(out, "data.arrow", 20, 30)
+    size = first.stat().st_size
+    run(out)
+    there = features.opened(str(out))["image"]
+    a, b = (there.read(there.place(f"muimage/{key}")).clone() for key in "ab")
+    exchanged(out, "data.arrow", 30, 20)
+    os.utime(first, (1, 1))
+    assert first.stat().st_size == size
+    run(out)
+    there = features.opened(str(out))["image"]
+    assert not torch.equal(a, b)
+    assert torch.equal(there.read(there.place("muimage/a")), b) and torch.equal(there.read(there.place("muimage/b")), a)
+
+
+def test_home_is_found_in_what_no_shell_has_seen(tmp_path, monkeypatch, capsys):
+    captions = pictures(tmp_path / "home" / "pictures", 3)
+    (tmp_path / "home" / "texts").mkdir()
+    captions.rename(tmp_path / "home" / "texts" / "captions.json")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["features", "--out", "~/out", "--workers", "1", "--coco", "~/texts/captions.json,~/pictures"]) == 0
+    assert "image: 3 wanted, 2 done" in capsys.readouterr().out
+    assert features.opened(str(tmp_path / "home" / "out"))["image"].place("coco/000.png") >= 0
 
 
 def test_what_passes_is_asked_again_and_its_newer_outcome_counts(built, tmp_path, monkeypatch):

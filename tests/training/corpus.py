@@ -78,8 +78,10 @@ def datasets(out: Path, train: int = 8, held: int = 2, names: Mapping[str, str] 
                     {"filename": f"data-{place:05d}.arrow"} for place in range(len(parts))]})
 
 
-def features_of(out: Path, count: int = 10, names: Mapping[str, str] = HEARS, wrong: tuple[str, ...] = ()) -> None:
-    """Random features of all that `datasets` wrote, a shard a dataset; those of `wrong` (keys) are no numbers."""
+def features_of(out: Path, count: int = 10, names: Mapping[str, str] = HEARS, wrong: tuple[str, ...] = (),
+                **about: str) -> None:
+    """Random features of all that `datasets` wrote, a shard a dataset; those of `wrong` (keys) are no numbers. `about`:
+    what is told of the models, where it is not the truth."""
     for kind, shape in frozen.shapes(DEBUG).items():
         generator = torch.Generator().manual_seed(len(kind))
         entries = []
@@ -93,7 +95,7 @@ def features_of(out: Path, count: int = 10, names: Mapping[str, str] = HEARS, wr
                     torch.randn(shape, generator=generator) * (float("nan") if one in wrong else 0.3))}
                 for one in keys))
             entries += [(one, path, place, DONE, "") for place, one in enumerate(keys)]
-        features.publish(str(out), kind, frozen.choose(DEBUG, {})[kind].about(), shape, entries)
+        features.publish(str(out), kind, frozen.choose(DEBUG, {})[kind].about() | about, shape, entries)
 
 
 def key(kind: str, name: str, number: int) -> str:

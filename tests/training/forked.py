@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,12 +15,18 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.training import corpus
-from training import checkpoint, state, train
+from training import checkpoint, feed, state, train
 from training.settings import Settings
-from training.step import Steps
+from training.step import Steps, Stopped
 
 EPOCHS = {1: 2, 2: 2, 3: 1}
 STEPS = {1: 5, 2: 2, 3: 8}  # of an epoch
+
+
+def run(out: Path, *works: str) -> str:
+    """Some of what is here, in a new process; what it printed."""
+    return subprocess.run([sys.executable, "-m", "tests.training.forked", str(out), *works], check=True, timeout=600,
+                          stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}).stdout
 
 
 def start(work: Callable[[], object], log: Path) -> int:
@@ -193,6 +200,80 @@ def unreadable(out: Path) -> None:
     print(json.dumps(json.loads((out / "online" / "stage1" / "run.json").read_text())["unreadable"]))
 
 
+def unlike(out: Path) -> None:
+    """Each of two has another seed: neither goes on, nor waits for the other."""
+    def refused() -> None:
+        try:
+            train.train(chosen(out, out / "unlike", 1, seed=int(os.environ["RANK"])))
+        except ValueError as error:
+            print(error)
+            return
+        raise AssertionError("it was trained")
+    log = out / "log"
+    codes = together(2, refused, log)
+    said = [log.with_suffix(f".{rank}").read_text() for rank in (0, 1)]
+    assert codes == [0, 0], said
+    assert all("the processes do not have the same data and settings: " in one for one in said), said
+    assert not (out / "unlike" / "stage1" / "run.json").exists()
+
+
+def first(out: Path) -> None:
+    """Steps of as many rows as one process would take at a time; stopped behind the third of four, whose checkpoint is
+    broken: where they go on the first alone finds out."""
+    log, step, newest = out / "log", Steps.step, state.newest
+
+    def settings(run: str) -> Settings:
+        return chosen(out, out / run, 1, batch=8, micro=8, save_every=1)
+
+    def shares(self: Steps, number: int, micros: list[feed.Micro], *rest: object) -> float:
+        assert sum(len(micro.names) for micro in micros if micro.share) == 4, (number, micros)
+        return step(self, number, micros, *rest)
+
+    def stops(self: Steps, number: int, *rest: object) -> float:
+        if number == 4:
+            self.here.wait()
+            raise Stopped("here")
+        return step(self, number, *rest)
+
+    def stopped() -> None:
+        Steps.step = stops
+        try:
+            train.train(settings("again"))
+        except Stopped:
+            return
+        raise AssertionError("it did not stop")
+
+    def asked(folder: Path) -> tuple | None:
+        assert os.environ["RANK"] == "0"
+        return newest(folder)
+
+    def whole() -> None:
+        Steps.step = shares
+        train.train(settings("whole"))
+
+    def again() -> None:
+        state.newest = asked
+        train.train(settings("again"))
+
+    def do(work: Callable[[], None]) -> None:
+        codes = together(2, work, log)
+        assert codes == [0, 0], [log.with_suffix(f".{rank}").read_text() for rank in (0, 1)]
+    do(whole)
+    do(stopped)
+    states = out / "again" / "stage1" / "checkpoints"
+    assert state.steps(states) == [2, 3]
+    with open(states / "step-00000003" / "state.safetensors", "r+b") as file:
+        file.seek(-40, os.SEEK_END)
+        file.write(b"wrong")
+    do(again)
+    assert "goes on behind step 2" in log.with_suffix(".0").read_text()
+    files = [{path.name: path.read_bytes() for path in (out / run / "stage1" / "model").iterdir()}
+             for run in ("whole", "again")]
+    assert files[0] == files[1] and len(files[0]) == 9
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"killed": killed, "shared": shared, "unreadable": unreadable}[sys.argv[1]](Path(sys.argv[2]))
+    works = {"killed": killed, "shared": shared, "unreadable": unreadable, "unlike": unlike, "first": first}
+    for name in sys.argv[2:]:
+        works[name](Path(sys.argv[1]))

@@ -79,6 +79,14 @@ def test_another_decoder_than_the_stage_before_is_refused(tmp_path) -> None:
         _find(tmp_path, 2, music_decoder="audioldm2")
 
 
+@pytest.mark.parametrize(("before", "now"), [("paper", "released"), ("released", "paper")])
+def test_another_recipe_than_the_stage_before_is_refused(tmp_path, before: Recipe, now: Recipe) -> None:
+    _saved(tmp_path, 1, recipe=before)
+    assert _find(tmp_path, 2, recipe=before).trained == (beginning.told(1, before, ["gates"]),)
+    with pytest.raises(ValueError, match=rf"stage1/model: is of stage 1 \({before}\): gates, and not of the recipe "):
+        _find(tmp_path, 2, recipe=now)
+
+
 def test_another_llama_than_the_stage_before_is_refused(tmp_path, monkeypatch) -> None:
     """Told by its revision, before any weight is read; of the size 7b, which is made small here."""
     _saved(tmp_path, 1)

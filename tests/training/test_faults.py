@@ -1,4 +1,5 @@
 """What goes wrong in the middle is named, and costs nothing that was saved."""
+import json
 import os
 import resource
 import subprocess
@@ -144,24 +145,29 @@ def test_a_real_limit_on_the_size_of_files(out) -> None:
     assert train.train(corpus.settings(out, out / "runs", 1, batch=4, save_every=200))["ended"]
 
 
-def test_a_shard_of_features_that_vanishes(out, monkeypatch, capsys) -> None:
-    """Of the pictures, which the first of them asks for, after all was found to be there."""
+def test_a_shard_of_features_that_vanishes(out, monkeypatch) -> None:
+    """All are mapped at the start: what is removed later is there as long as this training is."""
     shard = out / "stages" / "features-image" / "muimage.0.arrow"
-    whole = shard.read_bytes()
-    with monkeypatch.context() as patch:
-        validate = Steps.validate
+    whole, validate = shard.read_bytes(), Steps.validate
+    wanted = train.train(corpus.settings(out, out / "calm", 1, batch=1, micro=1))
 
-        def gone(self: Steps, *rest: object) -> dict:
-            shard.unlink(missing_ok=True)
-            return validate(self, *rest)
+    def gone(self: Steps, *rest: object) -> dict:
+        shard.unlink(missing_ok=True)
+        return validate(self, *rest)
+    with monkeypatch.context() as patch:
         patch.setattr(Steps, "validate", gone)
-        with pytest.raises(ValueError) as failed:
-            train.train(_chosen(out))
-    assert str(shard) in str(failed.value) and "make features" in str(failed.value)
+        found = train.train(_chosen(out))
+    assert found["validation"] == wanted["validation"] and not shard.exists()
+    other = corpus.settings(out, out / "other", 1)
     with pytest.raises(ValueError, match=r"muimage.0.arrow: is not there, and holds image features; run `make feat"):
-        train.train(_chosen(out))
+        train.train(other)
+    shard.write_bytes(whole[:-200])
+    with pytest.raises(ValueError, match=r"muimage.0.arrow: not a whole shard of features .*run `make features` again"):
+        train.train(other)
+    assert json.loads((out / "other" / "stage1" / "data" / "data.json").read_text())["stage"] == 1
+    assert not (out / "other" / "stage1" / "run.json").exists()  # nothing was computed
     shard.write_bytes(whole)
-    assert train.train(_chosen(out))["step"] == 8
+    assert train.train(other)["ended"]
 
 
 def test_a_shard_of_a_dataset_that_vanished(out) -> None:

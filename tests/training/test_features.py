@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from manifests import records, shards
+from manifests import records, shards, storage
 from manifests.outcomes import DONE
 from training import features
 from training.samples import Medium
@@ -215,9 +215,33 @@ def test_memory_is_some_bytes_a_key(tmp_path: Path) -> None:
         assert (raised.value.reason, raised.value.detail) == ("too_short", str(number))
 
 
+def test_a_shard_that_is_not_whole_is_told_before_it_is_met(out: Path) -> None:
+    audio, shard = features.opened(str(out))["audio"], out / "stages/features-audio/v1/b.0.arrow"
+    audio.check()
+    whole = shard.read_bytes()
+    shard.unlink()  # and what was looked at stays
+    assert torch.equal(audio.read(audio.place(_key(203))), _values(203))
+    shard.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match=r"b\.0\.arrow: not a whole shard of features .*run `make features` again"):
+        features.opened(str(out))["audio"].check()
+
+
+def test_what_they_cover_is_told(tmp_path: Path) -> None:
+    for covers in (None, {}, {"mucaps/train/a.arrow": 7}):
+        features.publish(str(tmp_path), "audio", {}, SHAPE, [(_key(0), None, -1, "too_short", "")], covers)
+        found = features.opened(str(tmp_path))["audio"]
+        assert found.covers == covers
+    told = tmp_path / "features" / "audio.json"
+    said = json.loads(told.read_text())
+    for changed in ({name: said[name] for name in said if name != "covers"}, said | {"covers": {}}):
+        told.write_text(json.dumps(changed))  # of an earlier version, or changed by hand
+        with pytest.raises(ValueError, match=r"audio\.(json|arrow): .*run `make features` again"):
+            features.opened(str(tmp_path))
+
+
 def test_features_elsewhere_are_none() -> None:
     """A bucket's cannot be mapped: what is trained from it encodes everything itself."""
     url = "memory://build-with-features"
     shards.write(f"{url}/s.arrow", records.FEATURE, [{"id": "0", "outcome": DONE, "detail": "", "values": b"0" * 30}])
     features.publish(url, "audio", {}, SHAPE, [(_key(0), "s.arrow", 0, DONE, "")])
-    assert shards.storage.exists(f"{url}/features/audio.json") and features.opened(url) == {}
+    assert storage.exists(f"{url}/features/audio.json") and features.opened(url) == {}

@@ -306,7 +306,7 @@ def test_what_speaks_for_nothing(tmp_path, said: str, told: str) -> None:
         mixture.opened(tmp_path / "data")
 
 
-def _encoded(out: Path, kind: str, keys: dict[str, str]) -> None:
+def _encoded(out: Path, kind: str, keys: dict[str, str], covers: dict[str, int] | None = None) -> None:
     """An index of features: by key its outcome."""
     from manifests import records
     done = [key for key, outcome in keys.items() if outcome == "done"]
@@ -314,7 +314,7 @@ def _encoded(out: Path, kind: str, keys: dict[str, str]) -> None:
         {"id": key, "outcome": "done", "detail": "", "values": b"1234"} for key in done])
     features.publish(str(out), kind, {}, (2,), [
         (key, f"stages/{kind}.arrow", done.index(key), "done", "") if outcome == "done" else
-        (key, None, -1, outcome, "the file is empty") for key, outcome in keys.items()])
+        (key, None, -1, outcome, "the file is empty") for key, outcome in keys.items()], covers)
 
 
 def test_where_its_features_are(tmp_path) -> None:
@@ -341,6 +341,31 @@ def test_features_of_before_a_row_was_there(tmp_path) -> None:
     _encoded(tmp_path, "text", {text_key(LOUD): "done"})
     with pytest.raises(ValueError, match=r"mucaps 'mucaps 1': its text is not among the precomputed .*make features"):
         _prepared(tmp_path / "data", 2, sources, given=features.opened(str(tmp_path)))
+
+
+@pytest.mark.parametrize(("stage", "name"), [(3, "muimage"), (1, "coco")])  # where muimage stands in
+def test_media_that_took_the_place_of_others_are_refused(tmp_path, stage: int, name: str) -> None:
+    """Rows and keys are the same; the shards tell that what was encoded is something else."""
+    for split, keys in (("train", "ab"), ("eval", "c")):
+        dataset(tmp_path, "muimage", split, *([row("muimage", key)] for key in keys))
+    only, sources = dataclasses.replace(stages.STAGES[stage], data={name: 1.0}), Sources(str(tmp_path))
+    sizes = {f"muimage/{split}/{Path(url).name}": storage.size(url)
+             for split in ("train", "eval") for url in sources.shards("muimage", split)}
+    assert len(sizes) == 3
+
+    def prepared(covers: dict[str, int] | None) -> Prepared:
+        _encoded(tmp_path, "image", {f"muimage/{key}": "done" for key in "abc"}, covers)
+        return _prepared(tmp_path / "data", only, sources, given=features.opened(str(tmp_path)))
+    for covers in (None, sizes, sizes | {"muimage/train/of-another-time.arrow": 5}):
+        assert len(prepared(covers).train) == 2
+    for gone in sizes:
+        path = tmp_path / "datasets" / gone
+        with pytest.raises(ValueError, match=rf"{path}: was not there, or another one, when features of image were"):
+            prepared({one: size for one, size in sizes.items() if one != gone})
+        with pytest.raises(ValueError, match=rf"{path}: was not there, .*; run `make features` again, or train"):
+            prepared(sizes | {gone: sizes[gone] - 1})
+    _encoded(tmp_path, "audio", {}, {})  # of a kind that the stage does not hear
+    assert len(prepared(sizes).train) == 2
 
 
 def test_a_lost_text_loses_its_row(tmp_path) -> None:

@@ -4,28 +4,23 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.training import corpus
+from tests.training import corpus, forked
 from training import state, train
-
-
-def _run(work: str, out: Path) -> str:
-    return subprocess.run([sys.executable, "-m", "tests.training.forked", work, str(out)], check=True, timeout=600,
-                          stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}).stdout
 
 
 @pytest.mark.slow
 def test_killed_at_ten_random_steps_of_the_three_stages(tmp_path) -> None:
     corpus.datasets(tmp_path, 6, 2)
     corpus.features_of(tmp_path, 8)
-    _run("killed", tmp_path)
+    forked.run(tmp_path, "killed")
 
 
-def test_interrupted_it_exits_with_130_and_goes_on(tmp_path) -> None:
-    """As the command line, by Ctrl-C in the middle of the first epoch."""
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_exits_with_130_and_goes_on(tmp_path, by: signal.Signals) -> None:
+    """As the command line, by Ctrl-C or a scheduler in the middle of the first epoch."""
     corpus.datasets(tmp_path, 8, 1, names=["mucaps"])
     corpus.features_of(tmp_path, 9, names=["mucaps"])
     command = [sys.executable, "-u", "-m", "training", "train", "--stage", "1", "--out", str(tmp_path), "--batch", "1",
@@ -34,7 +29,7 @@ def test_interrupted_it_exits_with_130_and_goes_on(tmp_path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
         for line in run.stdout:
             if line.startswith("epoch 1/2, step 3/16"):
-                run.send_signal(signal.SIGINT)
+                run.send_signal(by)
                 break
         _, error = run.communicate(timeout=60)
     assert run.returncode == 130

@@ -74,6 +74,17 @@ def test_what_cannot_be_meant_is_refused(arguments: list[str], said: str, capsys
     assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
+def test_home_is_found_in_what_no_shell_has_seen(monkeypatch) -> None:
+    """As make gives it, in quotes."""
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    found = _parsed("--stage", "3", "--run", "~/runs", "--coco", "~/c.json,~/c", "--alpaca", "~/a.json", "--musicqa",
+                    "m.json,~/m", "--out", "~/out")
+    assert found.run == Path("/home/of/mine/runs")
+    assert found.sources == Sources("/home/of/mine/out", "/home/of/mine/c.json,/home/of/mine/c", "/home/of/mine/a.json",
+                                    "m.json,/home/of/mine/m")
+    assert _parsed("--stage", "3", "--out", "~/out").run == Path("/home/of/mine/out/runs")
+
+
 def test_a_bucket_needs_a_run_of_its_own(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--stage", "1", "--out", "s3://b/x"])

@@ -195,6 +195,15 @@ def test_what_was_not_given_or_is_not_there_is_told(published) -> None:
                                                                                           Medium("coco", "2.jpg"))
 
 
+@pytest.mark.parametrize("name", ["coco", "musicqa"])
+def test_a_folder_of_media_that_is_not_there_is_told(published, tmp_path, name: str) -> None:
+    file = f"{published}/annotations/captions_val2017.json"
+    Sources("out", **{name: file}).check()
+    with pytest.raises(NotADirectoryError, match=rf"{tmp_path}/none: no such folder; the media of {name}"):
+        Sources("out", **{name: f"{file},{tmp_path}/none"}).check()
+    Sources("out", alpaca=f"{tmp_path}/none/a.json").check()  # which has no media: it is a file that is not there
+
+
 def test_published_media_may_lie_at_a_url(tmp_path) -> None:
     root = f"memory://{tmp_path.name}"
     storage.write_bytes(f"{root}/annotations/captions_val2017.json", json.dumps({"1.jpg": "A cat."}).encode())

@@ -18,7 +18,6 @@ from training import config, folders, safefile, stages, state, stored
 from training.m2ugen import M2UGen
 from training.stages import STAGES
 
-
 # What is saved.
 
 def test_every_dtype_and_layout_comes_back_bit_for_bit(tmp_path: Path) -> None:

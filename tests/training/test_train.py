@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from manifests import storage
-from tests.training import corpus
+from tests.training import corpus, folders
 from training import beginning, checkpoint, frozen, stages, train
 from training.settings import Settings
 from training.sources import Sources
@@ -135,9 +135,10 @@ def test_what_a_run_leaves(out, told, stage: int) -> None:
 def test_tensorboard_reads_every_step(out, told) -> None:
     found = EventAccumulator(str(_folder(out, 3) / "tensorboard")).Reload()
     tags = set(found.Tags()["scalars"])
+    names = ("musicqa", "muimage", "muvideo", "muedit")
     assert {"loss/text", "loss/music", "train/lr", "train/gradient_norm", "speed/tokens_per_second",
-            "speed/samples_per_second", "speed/waiting", "memory/peak_bytes", "validation/text",
-            "validation/music"} == tags  # no speed/mfu: what a CPU could do is not known
+            "speed/samples_per_second", "speed/waiting", "memory/peak_bytes", "validation/text", "validation/music",
+            *(f"validation_text/{name}" for name in names)} == tags  # no speed/mfu: what a CPU could do is not known
     rates = found.Scalars("train/lr")
     assert [one.step for one in rates] == list(range(1, 17))
     stage = _chosen(out, 3).stage
@@ -161,7 +162,7 @@ def test_once_trained_is_trained(out, told, capsys) -> None:
 @pytest.mark.parametrize(("changed", "named"), [
     ({"rate": 1e-3}, "stage rate: 0.003, now 0.001"), ({"epochs": 3}, "stage epochs: 2, now 3"),
     ({"batch": 2}, "batch: 4, now 2"), ({"seed": 1}, "seed: 0, now 1"), ({"pack": 512}, "pack: None, now 512"),
-    ({"recipe": "released"}, "recipe: paper, now released"), ({"freeze_gates": True}, "freeze_gates: False, now True"),
+    ({"freeze_gates": True}, "freeze_gates: False, now True"),
     ({"dtype": torch.bfloat16}, "dtype: float32, now bfloat16"), ({"longest": 40}, "longest: 512, now 40"),
     ({"data": {"mucaps": 2.0}}, "stage data: {'mucaps': 1.0}, now {'mucaps': 2.0}")])
 def test_other_settings_in_the_same_folder_are_refused(out, told, changed: dict, named: str) -> None:
@@ -190,10 +191,96 @@ def test_other_data_in_the_same_folder_is_refused(out, told, tmp_path, ended: bo
 def test_another_stage_before_is_refused(out, told, tmp_path) -> None:
     """A stage that is trained goes on from weights that are no longer those."""
     shutil.copytree(out / "runs", tmp_path / "runs")
-    shutil.rmtree(tmp_path / "runs" / "stage1" / "model")
-    shutil.copytree(tmp_path / "runs" / "stage2" / "model", tmp_path / "runs" / "stage1" / "model")
+    first, second = (tmp_path / "runs" / f"stage{stage}" / "model" for stage in (1, 2))
+    shutil.rmtree(first)
+    shutil.copytree(second, first)
+    about = json.loads((first / "config.json").read_text())
+    (first / "config.json").write_text(json.dumps(about | {"trained": about["trained"][:1]}))
     with pytest.raises(ValueError, match=r"stage2: holds a training with other settings or data \(begins: "):
         train.train(dataclasses.replace(_chosen(out, 2), run=tmp_path / "runs"))
+
+
+def _copied(out: Path, there: Path, *stages: int) -> Path:
+    """The build, and of its runs these stages' results alone."""
+    shutil.copytree(out, there, copy_function=shutil.copy2, ignore=shutil.ignore_patterns("runs"))
+    for stage in stages:
+        shutil.copytree(_folder(out, stage) / "model", _folder(there, stage) / "model")
+    return there
+
+
+@pytest.mark.parametrize("other", [{"model": "some/model"}, {"revision": "abc"}])
+def test_features_of_another_model_are_refused(out, told, tmp_path, other: dict) -> None:
+    """Of the same keys and shapes: in the folder of a training, and in a stage behind it."""
+    there = _copied(out, tmp_path / "out", 2)
+    corpus.features_of(there, 8, **other)
+    with pytest.raises(ValueError, match=r"audio was encoded by debug at  in a stage before, and is by .* take the "):
+        train.train(_chosen(there, 3))
+    assert not (_folder(there, 3) / "run.json").exists()
+    _copied(out, tmp_path / "again", 1)
+    shutil.copytree(_folder(out, 2), _folder(tmp_path / "again", 2))
+    train.train(_chosen(tmp_path / "again", 2))  # copied as it is, nothing has changed
+    corpus.features_of(tmp_path / "again", 8, **other)
+    with pytest.raises(ValueError, match=r"stage2: holds a training with other settings or data \(encoders: .*abc" if (
+            "revision" in other) else r"stage2: holds a training .*\(encoders: .*some/model"):
+        train.train(_chosen(tmp_path / "again", 2))
+
+
+def test_an_encoder_that_the_features_are_not_of_is_refused(out, told, tmp_path) -> None:
+    mert = folders.mert(tmp_path / "mert")
+    chosen = dataclasses.replace(_chosen(out, 1, frozen={"audio": str(mert)}), run=tmp_path / "runs")
+    with pytest.raises(ValueError, match=rf"features of audio are by debug at , and not by {mert}; make features with"):
+        train.train(chosen)
+    # Of what the stage does not need it may be any.
+    train.train(dataclasses.replace(_chosen(_copied(out, tmp_path / "out", 1), 2, epochs=1), frozen=chosen.frozen))
+
+
+def test_another_recipe_than_the_stage_before_is_refused(out, told, tmp_path) -> None:
+    there = _copied(out, tmp_path / "out", 1)
+    with pytest.raises(ValueError, match=r"stage1/model: is of stage 1 \(paper\): .* not of the recipe released"):
+        train.train(_chosen(there, 2, recipe="released"))
+    assert not _folder(there, 2).exists()
+
+
+def test_weights_that_leave_no_step_are_told(out, tmp_path) -> None:
+    chosen = dataclasses.replace(_chosen(out, 1, data={"mucaps": 1e-6, "muvideo": 1e-6}), run=tmp_path)
+    with pytest.raises(ValueError, match=r"2 epochs of the weights .*1e-06.* hold no row: give larger --weights"):
+        train.train(chosen)
+
+
+def test_a_result_that_is_gone_is_made_again(out, told, tmp_path, capsys) -> None:
+    """run.json says that the stage has ended, and is not believed alone."""
+    there = _copied(out, tmp_path / "out", 1)
+    shutil.copytree(_folder(out, 2), _folder(there, 2))
+    shutil.rmtree(_folder(there, 2) / "model")
+    assert train.train(_chosen(there, 2))["ended"] and "step 4/4" in capsys.readouterr().out
+    for path in (_folder(out, 2) / "model").iterdir():
+        assert (_folder(there, 2) / "model" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_killed_behind_the_end_its_checkpoints_go_the_next_time(out, told, tmp_path, monkeypatch, capsys) -> None:
+    there, remove = _copied(out, tmp_path / "out", 1), shutil.rmtree
+
+    def dies(path: Path, *rest: object, **named: object) -> None:
+        if Path(path).name == "checkpoints":
+            raise KeyboardInterrupt
+        remove(path, *rest, **named)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train.shutil, "rmtree", dies)
+        train.train(_chosen(there, 2))
+    states = _folder(there, 2) / "checkpoints"
+    assert list(states.iterdir()) and json.loads((_folder(there, 2) / "run.json").read_text())["ended"]
+    before = _files(_folder(there, 2) / "model")
+    assert train.train(_chosen(there, 2))["ended"] and "is trained already" in capsys.readouterr().out
+    assert not states.exists() and _files(_folder(there, 2) / "model") == before
+
+
+def test_a_folder_of_media_that_is_not_there_is_told_before_all_else(out, tmp_path) -> None:
+    (tmp_path / "qa.json").write_text("[]")
+    given = dataclasses.replace(_chosen(out, 1), run=tmp_path / "runs",
+                                sources=Sources(str(out), musicqa=f"{tmp_path}/qa.json,{tmp_path}/none"))
+    with pytest.raises(OSError, match=rf"{tmp_path}/none: no such folder; the media of musicqa"):
+        train.train(given)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -206,7 +293,8 @@ def test_a_stage_without_the_one_before_says_so(out, told, tmp_path, stage: int)
 
 
 def test_two_at_once_are_refused(out, told) -> None:
-    with storage.lock(str(_folder(out, 2))), pytest.raises(OSError, match="stage2"):
+    with storage.lock(str(_folder(out, 2))), pytest.raises(
+            ValueError, match=r"stage2: another training is at work here; wait for it, or take another RUN$"):
         train.train(_chosen(out, 2))
 
 
@@ -249,7 +337,7 @@ def test_the_released_recipe_trains_its_gates(out, told, tmp_path) -> None:
     after = _weights(tmp_path / "stage1" / "model")
     assert all(after[f"prefix.gates.{layer}"].ne(0).all() for layer in range(2, 20)) and last < first
     # The next stage begins with all of it, embeddings too.
-    begin = beginning.find(tmp_path, 2, "debug", "musicgen", None, 0)
+    begin = beginning.find(tmp_path, 2, "debug", "musicgen", None, 0, "released")
     model = beginning.model(begin, "released", torch.bfloat16, torch.device("cpu"), 0).state_dict()
     table = "llama.model.embed_tokens.weight"
     assert torch.equal(model[table], after[table]) and torch.equal(
