@@ -59,8 +59,9 @@ def find(run: Path, stage: int, size: Size, music_decoder: MusicDecoder, llama: 
         raise ValueError(f"{previous}: was trained with another SIZE or DECODER ({found.dim} dimensions, "
                          f"{found.music_decoder}); take the same, or another RUN")
     if not (last := about["trained"][-1:] or [""])[0].startswith(told(stage - 1, recipe)):
-        raise ValueError(f"{previous}: is of {last[0] or 'another training'}, and not of the recipe {recipe}, which "
-                         "would round or leave out what that has trained; take the same recipe, or another RUN")
+        raise ValueError(f"{previous}: is of {last[0] or 'another training'}, and not of stage {stage - 1} by the "
+                         f"recipe {recipe}: going on would round or leave out what that has trained; take the same "
+                         "recipe, or another RUN")
     if about["base"] and below and about["base"]["revision"] != below.revision:
         raise ValueError(f"{previous}: stands on {about['base']['id']} at {about['base']['revision']}, and "
                          f"{llama} is at {below.revision}; give the LLaMA that it was trained on")

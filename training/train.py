@@ -210,13 +210,17 @@ def _encoders(settings: Settings, begin: Beginning, data: Prepared,
                              f"{about['model']}, and this model takes {shape}; make features with the same SIZE and "
                              "DECODER")
         if kind in models and about != models[kind].about():
-            raise ValueError(f"{settings.sources.out}: its features of {kind} are by {about['model']} at "
-                             f"{about['revision']}, and not by {settings.frozen[kind]}; make features with that model")
+            raise ValueError(f"{settings.sources.out}: its features of {kind} are by {_at(about)}, and not by "
+                             f"{settings.frozen[kind]}; make features with that model")
         found[kind] = {"id": about["model"], **about}
         if (before := begin.encoders.get(kind, found[kind])) != found[kind]:
-            raise ValueError(f"{kind} was encoded by {before['id']} at {before['revision']} in a stage before, and is "
-                             f"by {about['model']} at {about['revision']} now; take the same")
+            raise ValueError(f"{kind} was encoded by {_at(before)} in a stage before, and is by {_at(about)} now; take "
+                             "the same")
     return found, models if online else {}
+
+
+def _at(model: Mapping) -> str:
+    return " at ".join(filter(None, (model["model"], model["revision"])))
 
 
 @contextmanager
