@@ -83,7 +83,7 @@ def test_another_decoder_than_the_stage_before_is_refused(tmp_path) -> None:
 def test_another_recipe_than_the_stage_before_is_refused(tmp_path, before: Recipe, now: Recipe) -> None:
     _saved(tmp_path, 1, recipe=before)
     assert _find(tmp_path, 2, recipe=before).trained == (beginning.told(1, before, ["gates"]),)
-    with pytest.raises(ValueError, match=rf"stage1/model: is of stage 1 \({before}\): gates, .* stage 1 by the recipe "):
+    with pytest.raises(ValueError, match=rf"stage1/model: is of stage 1 \({before}\): gates, .* by the recipe "):
         _find(tmp_path, 2, recipe=now)
 
 
