@@ -4,6 +4,7 @@ Exit codes: 0 done, or it agrees; 1 it does not agree, or training could not go 
 """
 import argparse
 import logging
+import os
 import signal
 import sys
 
@@ -66,7 +67,8 @@ def _train(arguments: list[str]) -> int:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)  # what schedulers send
+    if "WORLD_SIZE" not in os.environ:  # of several, one that waits for the others would not hear it
+        signal.signal(signal.SIGTERM, interrupt)  # what schedulers send
     try:
         train.train(chosen)
     except KeyboardInterrupt:

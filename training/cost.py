@@ -58,7 +58,7 @@ class Flops:
 @dataclass(frozen=True)
 class Needed:
     """Bytes on one device that shards nothing. What is held at the top of the backward pass, where it is most:
-    `activations` are kept for that pass, `logits` are they and, in float32, their log-softmax and two gradients.
+    `activations` are kept for that pass, `logits` are, in float32, their log-softmax and two gradients.
     """
     weights: int
     gradients: int

@@ -1,6 +1,6 @@
 """Which of several processes this is: alone, or one of those that `torchrun` started."""
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,12 +37,25 @@ class Processes:
         if self.world > 1:
             distributed.barrier()
 
-    def told(self, value: int) -> int:
+    def told(self, value: object) -> object:
         """The first process's, on each of them."""
         each = [value]
         if self.world > 1:
             distributed.broadcast_object_list(each)
         return each[0]
+
+    def led(self, do: Callable[[], object]) -> None:
+        """Have the first process do it, while the others wait. What it refuses, as OSError or ValueError, is raised on
+        all of them."""
+        failed = None
+        if self.first:
+            try:
+                do()
+            except (OSError, ValueError) as error:
+                failed = error
+        said = self.told(failed and str(failed))
+        if said is not None:
+            raise failed or ValueError(said)
 
     def agreed(self, value: object, what: str) -> None:
         """Raises ValueError, on each of them, where processes have other values."""
@@ -51,8 +64,8 @@ class Processes:
             each = [None] * self.world
             distributed.all_gather_object(each, value)
         if any(one != each[0] for one in each):
-            raise ValueError(f"the processes do not have the same {what}: {each}; OUT, RUN and the models must be the "
-                             "same for all, on a disk that they share")
+            raise ValueError(f"the processes do not have the same {what}: OUT, RUN and the models must be the same for "
+                             "all, on a disk that they share")
 
     def united(self, found: dict[str, str]) -> dict[str, str]:
         """What all processes found, on each of them."""

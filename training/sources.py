@@ -5,6 +5,7 @@ of the id, and where the record batch with the row begins.
 """
 import hashlib
 from array import array
+from collections.abc import Collection
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -66,10 +67,11 @@ class Sources:
             raise ValueError(f"{self.published(medium.dataset)}: {error}") from None
         return storage.join(_folder(medium.dataset, given), name)
 
-    def check(self) -> None:
-        """Raises OSError, naming it, where a folder of published media is not there: before hours are spent."""
-        for dataset in ("coco", PUBLISHED_MUSICQA):  # Alpaca has none
-            if given := self._given(dataset):
+    def check(self, mixture: Collection[str], encoded: Collection[str]) -> None:
+        """Raises OSError, naming it, where a folder of published media is not there that a `mixture` would be read
+        from: before hours are spent. Of kinds that are `encoded` no media is read."""
+        for dataset, kind in (("coco", "image"), (PUBLISHED_MUSICQA, "audio")):  # Alpaca has none
+            if kind not in encoded and PUBLISHED[dataset] in mixture and (given := self._given(dataset)):
                 _folder(dataset, given)
 
     def _given(self, dataset: str) -> str | None:

@@ -28,10 +28,14 @@ def room(settings: Settings, where: str = "") -> Iterator[None]:
     """Too little memory for what is done here, as Stopped."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        short = isinstance(error, torch.OutOfMemoryError | MemoryError) or (  # of a CPU's torch says it in words alone
+            "DefaultCPUAllocator" in str(error) and not isinstance(error, Stopped))
+        if not short:
+            raise
         raise Stopped(f"{where}too little memory, with {settings.micro} rows at a time ({one_line(error)}); take "
-                      "--micro 1, --checkpointing or a smaller --longest, and run it again: the last checkpoint stands"
-                      ) from error
+                      "--micro 1, or --checkpointing, and run it again, which goes on from the last checkpoint; or a "
+                      "smaller --longest (with another RUN)") from error
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class Steps:
     optimizer: torch.optim.Optimizer
 
     def step(self, number: int, micros: list[Micro], rate: float, meter: Meter) -> float:
-        """The norm of the gradient before it is clipped. Raises Stopped, with nothing changed, where that is no number
-        or the memory is too little."""
+        """The norm of the gradient before it is clipped. Raises Stopped, with no parameter changed, where that is no
+        number, and where the memory is too little."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         seen = []

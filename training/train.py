@@ -57,20 +57,15 @@ def train(settings: Settings) -> dict:
         folder = beginning.folder(settings.run, settings.stage.number)
         begin = beginning.find(settings.run, settings.stage.number, settings.size, settings.music_decoder,
                                settings.llama, settings.seed, settings.recipe)
-        settings.sources.check()
-        if here.first:
-            ends.enter_context(_alone(folder))
+        here.led(lambda: ends.enter_context(_alone(folder)))
         identity = settings.identity() | {"begins": begin.revision}
         _history(folder / "run.json", identity)  # before another training's data would be written over
         there = features.opened(settings.sources.out)
-        if here.first:
-            mixture.prepare(folder / "data", settings.stage, settings.sources, beginning.words(begin),
-                            settings.longest, there)
-        here.wait()
+        settings.sources.check(settings.stage.data, there)
+        here.led(lambda: mixture.prepare(folder / "data", settings.stage, settings.sources, beginning.words(begin),
+                                         settings.longest, there))
         data = mixture.opened(folder / "data")
-        encoders, models = _encoders(settings, begin, data, there)
-        identity |= {"data": data.about["content"], "encoders": encoders}
-        here.agreed(identity, "data and settings")
+        identity["data"] = data.about["content"]
         history = _history(folder / "run.json", identity)
         if history.get("ended") and (folder / beginning.MODEL).is_dir():
             if here.first:
@@ -78,15 +73,18 @@ def train(settings: Settings) -> dict:
             say(f"{folder}: stage {settings.stage.number} is trained already: {_told(history['validation'])}")
             return history
 
+        encoders, models = _encoders(settings, begin, data, there)
+        identity["encoders"] = {kind: _which(model) for kind, model in encoders.items()}
+        here.agreed(identity, "data and settings")
+        _history(folder / "run.json", identity)
         say(f"stage {settings.stage.number}: {begin.told()}")
         if models:
             say("features: not in OUT, or not all that are needed, so everything is encoded here, in each epoch again; "
                 "`make features` does it once" + ("" if storage.local_path(settings.sources.out) else
                                                   ", and is read from a disk of this machine: copy OUT there"))
-        else:
+        elif encoders:
             say("features: as `make features` has stored them")
-            for kind in encoders if here.first else ():
-                there[kind].check()
+            here.led(lambda: [there[kind].check() for kind in encoders])
         reader = Online(settings.sources, models, here.device) if models else Precomputed(there)
         model = beginning.model(begin, settings.recipe, settings.dtype, here.device, settings.seed)
         trained = stages.train(model, settings.stage, settings.recipe, settings.freeze_gates)
@@ -97,8 +95,7 @@ def train(settings: Settings) -> dict:
         work = Steps(settings, here, model, step.wrapped(model, settings, here), trained, parts, optimizer)
         done, validation = _resumed(folder, identity, trained, optimizer, here)
 
-        # No more at a time than leaves something for each process.
-        micro = min(settings.micro, -(-settings.batch // here.world))
+        micro = min(settings.micro, max(1, settings.batch // here.world))  # or some would have nothing to do
         sharing = {"rows": settings.batch, "micro": micro, "rank": here.rank, "world": here.world}
         feed = Feed(data.train, reader, budget=settings.pack, weights=settings.stage.data, seed=settings.seed,
                     **sharing)
@@ -209,14 +206,20 @@ def _encoders(settings: Settings, begin: Beginning, data: Prepared,
             raise ValueError(f"{settings.sources.out}: its features of {kind} are {about['shape']}, by "
                              f"{about['model']}, and this model takes {shape}; make features with the same SIZE and "
                              "DECODER")
-        if kind in models and about != models[kind].about():
+        if kind in models and _which(about) != _which(models[kind].about()):
             raise ValueError(f"{settings.sources.out}: its features of {kind} are by {_at(about)}, and not by "
                              f"{settings.frozen[kind]}; make features with that model")
         found[kind] = {"id": about["model"], **about}
-        if (before := begin.encoders.get(kind, found[kind])) != found[kind]:
+        if _which(before := begin.encoders.get(kind, about)) != _which(about):
             raise ValueError(f"{kind} was encoded by {_at(before)} in a stage before, and is by {_at(about)} now; take "
                              "the same")
     return found, models if online else {}
+
+
+def _which(model: Mapping) -> dict:
+    """What its numbers depend on: where a hash tells of the files, their name does not."""
+    names = {"id", "model"} if model["revision"] else {"id"}
+    return {name: value for name, value in model.items() if name not in names}
 
 
 def _at(model: Mapping) -> str:
@@ -238,11 +241,12 @@ def _alone(folder: Path) -> Iterator[None]:
 def _resumed(folder: Path, identity: Mapping, trained: stages.Trained, optimizer: torch.optim.Optimizer,
              here: Processes) -> tuple[int, list[dict]]:
     """Steps that are done already, and what validation gave; parameters and optimiser are then as they were."""
-    found = state.newest(folder / "checkpoints") if here.first else None
-    done = here.told(found[0] if found else 0)
+    found: list = []
+    here.led(lambda: found.append(state.newest(folder / "checkpoints")))
+    done = here.told(found[0][0] if found and found[0] else 0)
     if not done:
         return 0, []
-    tensors, about = found[1:] if found else state.load(folder / "checkpoints", done)
+    tensors, about = found[0][1:] if found else state.load(folder / "checkpoints", done)
     _same(folder, about["identity"], identity)
     state.into_optimizer(tensors, trained.parameters, optimizer)
     state.set_random_states(tensors)

@@ -198,10 +198,13 @@ def test_what_was_not_given_or_is_not_there_is_told(published) -> None:
 @pytest.mark.parametrize("name", ["coco", "musicqa"])
 def test_a_folder_of_media_that_is_not_there_is_told(published, tmp_path, name: str) -> None:
     file = f"{published}/annotations/captions_val2017.json"
-    Sources("out", **{name: file}).check()
+    mixture, kind = {"coco", "musicqa", "alpaca"}, {"coco": "image", "musicqa": "audio"}[name]
+    Sources("out", **{name: file}).check(mixture, ())
     with pytest.raises(NotADirectoryError, match=rf"{tmp_path}/none: no such folder; the media of {name}"):
-        Sources("out", **{name: f"{file},{tmp_path}/none"}).check()
-    Sources("out", alpaca=f"{tmp_path}/none/a.json").check()  # which has no media: it is a file that is not there
+        Sources("out", **{name: f"{file},{tmp_path}/none"}).check(mixture, ())
+    Sources("out", **{name: f"{file},{tmp_path}/none"}).check(mixture, [kind])  # encoded before
+    Sources("out", **{name: f"{file},{tmp_path}/none"}).check(mixture - {name}, ())
+    Sources("out", alpaca=f"{tmp_path}/none/a.json").check(mixture, ())  # which has no media
 
 
 def test_published_media_may_lie_at_a_url(tmp_path) -> None:

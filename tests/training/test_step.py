@@ -229,6 +229,16 @@ def test_too_little_memory_stops_and_says_what_to_do(out) -> None:
     assert work.optimizer.found == {}
 
 
+def test_too_little_of_a_cpus_memory_too(out) -> None:
+    settings = _settings(out, 1, micro=8)
+    said = r"^here: too little memory, with 8 rows .*DefaultCPUAllocator.*another RUN\)$"
+    with pytest.raises(Stopped, match=said), step.room(settings), step.room(settings, "here: "):  # told once
+        torch.empty(2**50)
+    with pytest.raises(RuntimeError, match="size") as other, step.room(settings):
+        torch.ones(2) @ torch.ones(3)
+    assert not isinstance(other.value, Stopped)
+
+
 @pytest.mark.parametrize("micro", [1, 16])
 def test_a_loss_that_is_no_number_names_its_samples_alone(tmp_path, micro: int) -> None:
     corpus.datasets(tmp_path, 3, 0)

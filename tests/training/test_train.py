@@ -220,6 +220,8 @@ def test_features_of_another_model_are_refused(out, told, tmp_path, other: dict)
     shutil.copytree(_folder(out, 2), _folder(tmp_path / "again", 2))
     train.train(_chosen(tmp_path / "again", 2))  # copied as it is, nothing has changed
     corpus.features_of(tmp_path / "again", 8, **other)
+    told_at = _folder(tmp_path / "again", 2) / "run.json"  # as of a training that goes on
+    told_at.write_text(json.dumps(json.loads(told_at.read_text()) | {"ended": False}))
     with pytest.raises(ValueError, match=r"stage2: holds a training with other settings or data \(encoders: .*abc" if (
             "revision" in other) else r"stage2: holds a training .*\(encoders: .*some/model"):
         train.train(_chosen(tmp_path / "again", 2))
@@ -228,7 +230,7 @@ def test_features_of_another_model_are_refused(out, told, tmp_path, other: dict)
 def test_an_encoder_that_the_features_are_not_of_is_refused(out, told, tmp_path) -> None:
     mert = folders.mert(tmp_path / "mert")
     chosen = dataclasses.replace(_chosen(out, 1, frozen={"audio": str(mert)}), run=tmp_path / "runs")
-    with pytest.raises(ValueError, match=rf"features of audio are by debug at , and not by {mert}; make features with"):
+    with pytest.raises(ValueError, match=rf"features of audio are by debug, and not by {mert}; make features with"):
         train.train(chosen)
     # Of what the stage does not need it may be any.
     train.train(dataclasses.replace(_chosen(_copied(out, tmp_path / "out", 1), 2, epochs=1), frozen=chosen.frozen))
@@ -275,12 +277,13 @@ def test_killed_behind_the_end_its_checkpoints_go_the_next_time(out, told, tmp_p
 
 
 def test_a_folder_of_media_that_is_not_there_is_told_before_all_else(out, tmp_path) -> None:
-    (tmp_path / "qa.json").write_text("[]")
-    given = dataclasses.replace(_chosen(out, 1), run=tmp_path / "runs",
-                                sources=Sources(str(out), musicqa=f"{tmp_path}/qa.json,{tmp_path}/none"))
-    with pytest.raises(OSError, match=rf"{tmp_path}/none: no such folder; the media of musicqa"):
+    there = _copied(out, tmp_path / "out")
+    shutil.rmtree(there / "features")
+    sources = Sources(str(there), coco=f"{tmp_path}/a.json,{tmp_path}/none")
+    given = dataclasses.replace(_chosen(there, 1), sources=sources)
+    with pytest.raises(OSError, match=rf"{tmp_path}/none: no such folder; the media of coco"):
         train.train(given)
-    assert not (tmp_path / "runs").exists()
+    assert not (_folder(there, 1) / "data").exists()
 
 
 @pytest.mark.parametrize("stage", [2, 3])
