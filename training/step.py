@@ -1,5 +1,8 @@
 """One step of the optimiser over a step's micro-batches, and the measuring of the evaluation rows."""
-from collections.abc import Iterator, Sequence
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -36,6 +39,27 @@ def room(settings: Settings, where: str = "") -> Iterator[None]:
         raise Stopped(f"{where}too little memory, with {settings.micro} rows at a time ({one_line(error)}); take "
                       "--micro 1, or --checkpointing, and run it again, which goes on from the last checkpoint; or a "
                       "smaller --longest (with another RUN)") from error
+
+
+@contextmanager
+def deferred() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM was asked for meanwhile: raised anywhere, it may leave a lock behind that is waited for
+    ever. Asked for twice, it is raised. Not where others hold the handlers: another thread, several processes."""
+    asked: list[int] = []
+
+    def ask(number: int, _frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    alone = threading.current_thread() is threading.main_thread() and "WORLD_SIZE" not in os.environ
+    former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)
+              if alone and signal.getsignal(number) is not signal.SIG_IGN}  # as in the background of a shell
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,7 @@ def train(settings: Settings) -> dict:
                                {"identity": identity, "validation": validation}, settings.keep)
                 here.wait()
 
+        interrupted = ends.enter_context(step.deferred())
         if not done:
             validate(0)
             record()
@@ -168,8 +169,10 @@ def train(settings: Settings) -> dict:
                     if done == end:
                         validate(epoch + 1)
                         record()
-                    if done == end or done % settings.save_every == 0:
+                    if done == end or done % settings.save_every == 0 or interrupted():
                         save()
+                    if interrupted():
+                        raise KeyboardInterrupt
 
         if here.first:
             said = beginning.told(settings.stage.number, settings.recipe, parts)
