@@ -48,7 +48,7 @@ class Example:
 
 
 class Samples:
-    """The samples of one file: `len()`, and `[number]` gives an Example. Several threads may read, and it pickles.
+    """The samples of one file: `len()`, and `[number]` gives an Example. Several threads may read.
 
     `lengths`: tokens of each, int32. `dataset_of`: which of `datasets` each is of, int8.
     """
@@ -98,9 +98,6 @@ class Samples:
         return Example(said["id"], self.datasets[said["dataset"]], tokens, labels,
                        {one["modality"]: Medium(one["dataset"], one["id"]) for one in said["hears"]},
                        {kind: place for kind, place in places.items() if place is not None}, said["music"])
-
-    def __reduce__(self) -> tuple:
-        return Samples, (self.path, self.datasets)
 
 
 def row(sample: Sample, dataset: int, places: dict[str, int]) -> dict:

@@ -105,14 +105,6 @@ STAGES = {
 }
 
 
-def from_dict(values: Mapping[str, object]) -> Stage:
-    """The inverse of `Stage.as_dict`, after a trip through JSON too. Raises ValueError, naming what is wrong."""
-    try:
-        return Stage(**{**values, "data": dict(values["data"]), "betas": tuple(values["betas"])})
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a stage: {error}") from None
-
-
 def table(recipe: Recipe = "paper") -> str:
     """What is trained, as Markdown: a row a part, a column a stage."""
     trained = _recipe(recipe)

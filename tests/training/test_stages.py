@@ -1,6 +1,6 @@
 """Each stage trains what its table says, and nothing else moves by a bit."""
 import copy
-import json
+import dataclasses
 import math
 from datetime import timedelta
 from pathlib import Path
@@ -322,19 +322,17 @@ def test_mullama_trains_in_stages_1_and_3() -> None:
         stages.train(model, STAGES[1], "mine")
 
 
-def test_values_are_the_papers_and_survive_json() -> None:
+def test_values_are_the_papers() -> None:
     assert [stage.epochs for stage in STAGES.values()] == [5, 5, 2]
     assert [list(stage.data) for stage in STAGES.values()] == [
         ["mucaps", "coco", "muvideo"], ["mucaps"], ["alpaca", "musicqa", "muimage", "muvideo", "muedit"]]
     for stage in STAGES.values():
         assert (stage.rate, stage.floor, stage.weight_decay, stage.betas, stage.warm_up, stage.clip) == (
             1e-4, 1e-6, 0.05, (0.9, 0.95), 0, None)
-        assert stages.from_dict(json.loads(json.dumps(stage.as_dict()))) == stage
     for wrong, named in (({"epochs": 0}, "epochs cannot be 0"), ({"floor": 1.0}, "floor"), ({"rate": math.nan}, "rate"),
-                         ({"data": {"mucaps": 0}}, "data"), ({"betas": [1.0, 0.9]}, "betas"), ({"clip": 0}, "clip"),
-                         ({"speed": 1}, "not a stage: .*speed")):
+                         ({"data": {"mucaps": 0}}, "data"), ({"betas": [1.0, 0.9]}, "betas"), ({"clip": 0}, "clip")):
         with pytest.raises(ValueError, match=named):
-            stages.from_dict({**STAGES[1].as_dict(), **wrong})
+            dataclasses.replace(STAGES[1], **wrong)
 
 
 def test_the_learning_rate_is_a_cosine() -> None:
