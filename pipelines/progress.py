@@ -36,7 +36,7 @@ class Progress:
                     "machine": {"name": platform.node(), "pid": os.getpid(), "cores": os.cpu_count(),
                                 "system": platform.platform(), "python": platform.python_version()}}
         self.terminal, self.told = sys.stderr.isatty(), time.time()
-        self.stop, self.lock = threading.Event(), threading.Lock()
+        self.stop, self.lock = threading.Event(), threading.RLock()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Progress":
@@ -74,9 +74,12 @@ class Progress:
             self.bars.clear()
 
     def failed(self, why: str) -> None:
-        """Note the end in run.json; from a signal handler, too, so it may not wait for the watching thread."""
+        """Note the end in run.json; from a signal handler, too, so it waits for the watching thread only so long."""
+        held = self.lock.acquire(timeout=_EVERY)  # a look under way would write "running" over it
         self.run |= {"state": "failed", "error": why, "updated": time.time()}
         storage.write_json(storage.join(self.place, "run.json"), self.run)
+        if held:
+            self.lock.release()
 
     def _markers(self, name: str) -> set[str]:
         return {storage.join(folder, found) for folder in self.folders[name] for found in storage.names(folder)
