@@ -19,8 +19,9 @@ _TABLES = ("embeddings", "output")
 @dataclass(frozen=True)
 class Beginning:
     """What is known before anything large is read. `revision` tells the weights; `encoders` and `trained` are what the
-    stages before have heard by and have done; `llama` is None at the debug size, whose LLaMA is made here."""
+    stages before have heard by and have done; `llama` is None where the debug size's LLaMA is made here, at random."""
     stage: int
+    size: Size
     config: Config
     revision: str
     llama: Pinned | None
@@ -44,12 +45,11 @@ def find(run: Path, stage: int, size: Size, music_decoder: MusicDecoder, llama: 
          recipe: Recipe = "paper") -> Beginning:
     """Raises ValueError that says what to do where LLaMA is not named, or the stage before has not ended."""
     config = m2ugen(size, music_decoder)
-    if (size == "debug") != (llama is None):
-        raise ValueError("the debug size brings its own small LLaMA; take SIZE=7b with LLAMA" if llama else
-                         "7b stands on LLaMA-2 7B: say where it is, LLAMA=meta-llama/Llama-2-7b-hf or a directory")
+    if size == "7b" and llama is None:
+        raise ValueError("7b stands on LLaMA-2 7B: say where it is, LLAMA=meta-llama/Llama-2-7b-hf or a directory")
     below = pinned.pin(llama) if llama else None
     if stage == 1:
-        return Beginning(1, config, f"{below.revision if below else 'debug'} seed {seed}", below, None, {}, ())
+        return Beginning(1, size, config, f"{below.revision if below else 'debug'} seed {seed}", below, None, {}, ())
     previous = folder(run, stage - 1) / MODEL
     if not previous.is_dir():
         raise ValueError(f"{previous}: stage {stage} goes on from stage {stage - 1}, which has not ended there; run "
@@ -65,7 +65,7 @@ def find(run: Path, stage: int, size: Size, music_decoder: MusicDecoder, llama: 
     if about["base"] and below and about["base"]["revision"] != below.revision:
         raise ValueError(f"{previous}: stands on {about['base']['id']} at {about['base']['revision']}, and "
                          f"{llama} is at {below.revision}; give the LLaMA that it was trained on")
-    return Beginning(stage, config, pinned.pin(str(previous)).revision, below, previous, about["encoders"],
+    return Beginning(stage, size, config, pinned.pin(str(previous)).revision, below, previous, about["encoders"],
                      tuple(about["trained"]))
 
 
@@ -79,8 +79,8 @@ def folder(run: Path, stage: int) -> Path:
 
 
 def words(beginning: Beginning) -> Tokenizer:
-    """LLaMA's tokenizer."""
-    if beginning.llama is None:
+    """LLaMA's tokenizer; the debug size's own for any LLaMA of that size."""
+    if beginning.size == "debug":
         return debug(beginning.config)
     place = pinned.folder(beginning.llama)
     return load([place if place.is_dir() else place.parent], beginning.config)

@@ -2,6 +2,8 @@
 
 Each function gives captions → [n, *shape], what `training.targets` says of them; not yet times `projector.FACTOR`.
 """
+import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,12 +22,13 @@ from transformers import (
     T5EncoderModel,
 )
 
-from training import config, stored, targets, tokenizer
+from training import config, stored, targets
 from training.loading import quiet, reading, whole
 from training.weights import open_weights
 
 CLAP_TOKENS = 512     # that AudioLDM 2's CLAP reads of a caption at most
 DEBUG_TOKENS, DEBUG_WIDTH = 16, 16  # of AudioLDM 2's T5 at the debug size
+_WORDS = re.compile(r"\w{4,}|\d+|\b[A-G](?:#|(?= m))")  # and names of keys
 Encode = Callable[[list[str]], Tensor]
 
 
@@ -98,18 +101,18 @@ def audioldm2(folder: Path, shape: tuple[int, int], device: str | torch.device, 
 def debug(decoder: config.MusicDecoder, shape: tuple[int, int], device: str | torch.device,
           dtype: torch.dtype) -> Encode:
     """The same in every run."""
-    said = tokenizer.debug(config.m2ugen("debug"))
+    size = config.m2ugen("debug").all_tokens
     length, width = shape if decoder == "musicgen" else (DEBUG_TOKENS, DEBUG_WIDTH)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        t5 = T5EncoderModel(T5Config(vocab_size=said.size, d_model=width, d_kv=8, d_ff=2 * width, num_layers=2,
+        t5 = T5EncoderModel(T5Config(vocab_size=size, d_model=width, d_kv=8, d_ff=2 * width, num_layers=2,
                                      num_heads=2)).requires_grad_(False).eval().to(device, dtype)
         if decoder == "musicgen":
-            return lambda captions: targets.musicgen(t5, _ids(said, captions, length, device))
+            return lambda captions: targets.musicgen(t5, _ids(size, captions, length, device))
         narrow = (shape[1] - length * width) // targets.GPT2_TOKENS
         small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         clap = ClapModel(ClapConfig(
-            text_config={**small, "vocab_size": said.size, "projection_dim": 16, "pad_token_id": 0},
+            text_config={**small, "vocab_size": size, "projection_dim": 16, "pad_token_id": 0},
             audio_config={"num_mel_bins": 64, "spec_size": 64, "hidden_size": 32, "patch_embeds_hidden_size": 16,
                           "depths": [1], "num_attention_heads": [2], "window_size": 4, "projection_dim": 16},
             projection_dim=16))
@@ -120,22 +123,22 @@ def debug(decoder: config.MusicDecoder, shape: tuple[int, int], device: str | to
         model.requires_grad_(False).eval().to(device, dtype)
 
     def encode(captions: list[str]) -> Tensor:
-        tokens = _ids(said, captions, length, device)
+        tokens = _ids(size, captions, length, device)
         return targets.audioldm2(clap, t5, projection, gpt2, tokens, tokens)
 
     return encode
 
 
-def _ids(said: tokenizer.Tokenizer, captions: list[str], length: int, device: str | torch.device) -> BatchEncoding:
-    """input_ids and attention_mask [B, length]; captions end with EOS, padding is 0.
+def _ids(size: int, captions: list[str], length: int, device: str | torch.device) -> BatchEncoding:
+    """input_ids and attention_mask [B, length]; captions end with 1, padding is 0.
 
-    What is longer is folded, ids upon ids: words are several tokens here, and captions that begin alike must not be
-    one.
+    A word is one id, a hash of it, where LLaMA's own tokenizer at this size would spend several; short words, which
+    captions share, are left out, so that what tells captions apart fits.
     """
     rows = []
     for caption in captions:
-        ids = [*said.encode(caption), said.eos]
-        rows.append([sum(ids[place::length]) % said.size for place in range(min(length, len(ids)))])
+        words = _WORDS.findall(caption)[:length - 1]
+        rows.append([2 + zlib.crc32(word.lower().encode()) % (size - 2) for word in words] + [1])
     return BatchEncoding({
         "input_ids": torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device),
         "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)})

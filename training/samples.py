@@ -110,10 +110,11 @@ def kinds(stage: int, dataset: str) -> frozenset[str]:
     return frozenset(["text"] if stage == 2 else ["image"] if dataset == "coco" else [CAPTIONS[dataset][0]])
 
 
-def prompt(tokenizer: Tokenizer, instruction: str) -> list[int]:
-    """BOS and the prompt's ids, for the model to go on from: those that samples begin with."""
+def prompt(tokenizer: Tokenizer, instruction: str | None) -> list[int]:
+    """BOS and the prompt's ids, for the model to go on from: those that samples begin with. None: without an
+    instruction, as stage 1 has it."""
     before, after = _frame(tokenizer)
-    return [*before, *tokenizer.follow(instruction.strip()), *after]
+    return [*before, *([] if instruction is None else tokenizer.follow(instruction.strip())), *after]
 
 
 def sample(texts: Texts, tokenizer: Tokenizer, longest: int) -> Sample:

@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="the build whose datasets are trained on (OUT of make datasets)")
     parser.add_argument("--run", help="where checkpoints go (default: OUT/runs)")
     parser.add_argument("--size", choices=get_args(Size), default="debug", help="default: debug")
-    parser.add_argument("--llama", help="7b: LLaMA-2 7B, a Hub id or a directory, Meta's or Hugging Face's")
+    parser.add_argument("--llama", help="LLaMA-2 7B, a Hub id or a directory, Meta's or Hugging Face's "
+                        "(debug: one of its size; default: a random one)")
     parser.add_argument("--decoder", choices=get_args(MusicDecoder), default="musicgen", help="default: musicgen")
     data = parser.add_argument_group("data")
     for name, what in (("coco", "captions of pictures, stage 1"), ("alpaca", "instructions, stage 3"),

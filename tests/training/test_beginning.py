@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.training import toys
 from training import beginning, checkpoint, stages
 from training.beginning import Beginning
 from training.config import m2ugen
 from training.stages import Recipe
+from training.tokenizer import debug
 
 CPU = torch.device("cpu")
 
@@ -64,12 +66,26 @@ def test_it_draws_no_random_numbers_of_others(tmp_path) -> None:
 @pytest.mark.parametrize(("stage", "given", "said"), [
     (2, {}, "stage1/model: stage 2 goes on from stage 1, which has not ended there; run `make train-stage1`"),
     (3, {}, "stage2/model: stage 3 goes on from stage 2, which has not ended there; run `make train-stage2`"),
-    (1, {"size": "7b"}, "7b stands on LLaMA-2 7B: say where it is, LLAMA="),
-    (1, {"llama": "meta-llama/Llama-2-7b-hf"}, "the debug size brings its own small LLaMA; take SIZE=7b")])
+    (1, {"size": "7b"}, "7b stands on LLaMA-2 7B: say where it is, LLAMA=")])
 def test_what_is_missing_is_said(tmp_path, stage: int, given: dict, said: str) -> None:
     with pytest.raises(ValueError) as missing:
         _find(tmp_path, stage, **given)
     assert said in str(missing.value)
+
+
+def test_the_debug_size_stands_on_a_llama_of_its_size(tmp_path) -> None:
+    config = m2ugen("debug")
+    small = LlamaForCausalLM(LlamaConfig(
+        hidden_size=config.dim, num_hidden_layers=config.layers, num_attention_heads=config.heads,
+        num_key_value_heads=config.heads, intermediate_size=config.feed_forward, vocab_size=config.vocabulary,
+        rms_norm_eps=config.norm_eps, max_position_embeddings=config.positions, bos_token_id=config.bos,
+        eos_token_id=config.eos, tie_word_embeddings=False))
+    small.save_pretrained(tmp_path / "llama")
+    begin = _find(tmp_path, 1, llama=str(tmp_path / "llama"))
+    made = beginning.model(begin, "paper", torch.float32, CPU, 0).state_dict()
+    assert torch.equal(made["llama.lm_head.weight"][:config.vocabulary], small.lm_head.weight)
+    assert begin.told() == "begins with llama and new parts" and begin.base["id"] == "llama"
+    assert beginning.words(begin).encode("A slow piece") == debug(config).encode("A slow piece")
 
 
 def test_another_decoder_than_the_stage_before_is_refused(tmp_path) -> None:

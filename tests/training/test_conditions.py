@@ -78,10 +78,10 @@ def test_audioldm2(audioldm2: Path) -> None:
 
 @pytest.mark.parametrize("decoder", ["musicgen", "audioldm2"])
 def test_debug_tells_captions_apart(decoder: str) -> None:
-    """Those too that begin alike for longer than there are tokens; and says the same in every run."""
+    """By any of their words but the shortest, and names of keys; and says the same in every run."""
     shape = SHAPE if decoder == "musicgen" else (1, 352)
-    long = "A slow piece of music in A minor at about 90 BPM, dark and quiet, with a narrow range and few notes, "
-    captions = [long + "balanced.", long + "bright.", "Bright.", "", long + "balanced"]
+    long = "A slow piece of music in A minor at about 90 BPM, dark and quiet, with a narrow range, "
+    captions = [long + "balanced.", long + "bright.", "Bright.", "", long.replace("A minor", "G minor") + "bright."]
     state = torch.random.get_rng_state()
     ask = conditions.debug(decoder, shape, **HOW)
     assert torch.equal(torch.random.get_rng_state(), state)
