@@ -34,7 +34,7 @@ GPUS ?=
 ARGS ?=
 TORCH_INDEX ?=
 
-.PHONY: help setup datasets status ledger features train-stage1 train-stage2 train-stage3 test lint bench bench-model \
+.PHONY: help setup datasets status ledger diff features train-stage1 train-stage2 train-stage3 test lint bench bench-model \
 	bench-captions bench-train lavis-env lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -67,6 +67,9 @@ status: setup  ## of a build in flight or ended: OUT=
 
 ledger: setup  ## why each lost clip was lost: OUT=
 	$(PY) -m pipelines ledger "$(OUT)"
+
+diff: setup  ## rows added, removed and changed from one build to another: A= B=
+	$(PY) -m pipelines diff "$(A)" "$(B)" $(ARGS) || [ $$? -eq 1 ]
 
 # What `make features` and `make train-stage…` share: which models, and which published datasets.
 MODELS = --out "$(OUT)" --size "$(SIZE)" --decoder "$(DECODER)" $(if $(COCO),--coco "$(COCO)") \

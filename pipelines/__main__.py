@@ -1,6 +1,6 @@
-"""python -m pipelines build | features | status | ledger.
+"""python -m pipelines build | features | status | ledger | diff | version.
 
-Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 nothing usable came out.
+Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 nothing usable came out; of diff 0 the same, 1 different, 2 failed.
 """
 import argparse
 import logging
@@ -22,6 +22,13 @@ def main(arguments: list[str] | None = None) -> int:
     telling.add_argument("out")
     telling.add_argument("--json", action="store_true", help="every clip, one object a line")
 
+    comparing = commands.add_parser("diff", help="rows added, removed and changed from one build to another; exits 0 "
+                                                 "where there are none, 1 where there are, 2 on errors")
+    comparing.add_argument("a", metavar="A", help="a build's folder or URL")
+    comparing.add_argument("b", metavar="B", help="another one's")
+    comparing.add_argument("--json", action="store_true", help="every row, one object a line")
+    commands.add_parser("version", help="of a build and of its datasets: hashes of all rows").add_argument("out")
+
     # Beam speaks of optional clients that nobody here uses, and logs what it raises as well.
     logging.disable(logging.WARNING)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
@@ -38,12 +45,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if values.command == "status":
             print(report.status(values.out))
+        elif values.command == "diff":
+            return _diff(values.a, values.b, values.json)
+        elif values.command == "version":
+            return _version(values.out)
         else:
             report.print_ledger(values.out, values.json)
     except FileNotFoundError as error:
         parser.error(str(error))
     except BrokenPipeError:  # `ledger OUT | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(values.command == "diff")  # there was something to tell
     return 0
 
 
@@ -68,6 +80,28 @@ def _features(options) -> int:
     if not any(one.wanted > one.lost.total() for one in told.values()):
         print("nothing usable came out", file=sys.stderr)
         return 3
+    return 0
+
+
+def _diff(a: str, b: str, as_json: bool) -> int:
+    from pipelines import diff
+    try:
+        return diff.tell(a, b, as_json)
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _version(out: str) -> int:
+    from pipelines import version
+    try:
+        found = version.versions(out)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("\n".join([version.together(found), *(f"  {name} {one}" for name, one in found.items())]))
     return 0
 
 
