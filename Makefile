@@ -22,6 +22,8 @@ RUNNER ?=
 LIMIT ?=
 WORKERS ?=
 RUN ?=
+ROWS ?=
+TO ?=
 SIZE ?= debug
 DECODER ?= musicgen
 COCO ?=
@@ -34,7 +36,7 @@ GPUS ?=
 ARGS ?=
 TORCH_INDEX ?=
 
-.PHONY: help setup datasets status ledger diff features train-stage1 train-stage2 train-stage3 test lint bench bench-model \
+.PHONY: help setup datasets status ledger report diff features train-stage1 train-stage2 train-stage3 test lint bench bench-model \
 	bench-captions bench-train lavis-env lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -67,6 +69,9 @@ status: setup  ## of a build in flight or ended: OUT=
 
 ledger: setup  ## why each lost clip was lost: OUT=
 	$(PY) -m pipelines ledger "$(OUT)"
+
+report: setup  ## a page to look at and listen to, OUT/report.html: OUT= ROWS= TO=
+	$(strip $(PY) -m pipelines report --out "$(OUT)" $(if $(ROWS),--rows "$(ROWS)") $(if $(TO),--to "$(TO)"))
 
 diff: setup  ## rows added, removed and changed from one build to another: A= B=
 	$(PY) -m pipelines diff "$(A)" "$(B)" $(ARGS) || [ $$? -eq 1 ]

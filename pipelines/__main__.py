@@ -1,4 +1,4 @@
-"""python -m pipelines build | features | status | ledger | diff | version.
+"""python -m pipelines build | features | status | ledger | report | diff | version.
 
 Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 nothing usable came out; of diff 0 the same, 1 different, 2 failed.
 """
@@ -21,6 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     telling = commands.add_parser("ledger", help="why each lost clip was lost")
     telling.add_argument("out")
     telling.add_argument("--json", action="store_true", help="every clip, one object a line")
+    showing = commands.add_parser("report", help="a build as one HTML page: numbers, plots, rows to see and to hear")
+    showing.add_argument("--out", required=True, help="the build's folder or URL")
+    showing.add_argument("--rows", type=int, help="of each dataset, at most (default: 24)")
+    showing.add_argument("--to", metavar="FILE", help="where to write it (default: OUT/report.html)")
 
     comparing = commands.add_parser("diff", help="rows added, removed and changed from one build to another; exits 0 "
                                                  "where there are none, 1 where there are, 2 on errors")
@@ -45,6 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if values.command == "status":
             print(report.status(values.out))
+        elif values.command == "report":
+            if values.rows is not None and values.rows < 0:
+                parser.error(f"--rows: must be at least 0, not {values.rows}")
+            return _report(values.out, values.rows, values.to)
         elif values.command == "diff":
             return _diff(values.a, values.b, values.json)
         elif values.command == "version":
@@ -102,6 +110,22 @@ def _version(out: str) -> int:
         print(error, file=sys.stderr)
         return 1
     print("\n".join([version.together(found), *(f"  {name} {one}" for name, one in found.items())]))
+    return 0
+
+
+def _report(out: str, rows: int | None, to: str | None) -> int:
+    from pipelines import page
+    try:
+        made = page.report(out, page.ROWS if rows is None else rows, to)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        print(f"no report: {error}", file=sys.stderr)
+        return 1
+    for lost in made.unplayable:
+        print(f"not shown: {lost}", file=sys.stderr)
+    print(f"{made.url}: {made.bytes / 1e6:.1f} MB, of "
+          + ", ".join(f"{dataset} {count} rows" for dataset, count in made.rows.items()))
     return 0
 
 
