@@ -70,20 +70,20 @@ class Store:
     def __init__(self):
         self.told: list[dict] = []   # what is known of each, by its number
         self.data: list[bytes] = []
-        self._places: dict[str, int] = {}
+        self._places: dict[tuple[str, str], int] = {}
 
     def add(self, kind: str, data: bytes) -> int:
         """Its number. What cannot be decoded any more is told as `lost`."""
-        digest = hashlib.sha256(data).hexdigest()
-        if digest not in self._places:
+        same = kind, hashlib.sha256(data).hexdigest()
+        if same not in self._places:
             try:
                 small = sandbox.call(shrink, {"kind": kind, "data": data}, Limits())
             except Loss as loss:
                 small = {"data": b"", "lost": f"{loss.reason}: {loss.detail}"}
-            self._places[digest] = len(self.data)
+            self._places[same] = len(self.data)
             self.data.append(small.pop("data"))
             self.told.append(small)
-        return self._places[digest]
+        return self._places[same]
 
 
 def _scan(out: str, dataset: str, size: int) -> tuple[rows.Sample, plots.Counts]:

@@ -277,7 +277,7 @@ function filter() {
   }
   at("cards").replaceChildren(...cards);
   at("count").textContent = found.length ? `${number.format(found.length)} of the ${number.format(entries.length)} rows in this page`
-    + `; the build has ${number.format(sum(d => d.done))}.` : "No row fits.";
+    + `; the build has ${number.format(sum(d => d.done))}.` : entries.length ? "No row fits." : "There are no rows in this page.";
 }
 function select(label, name, values) {
   const field = h("select", {name, onchange: () => { wanted[name] = field.value; filter(); }}, h("option", {value: ""}, "any"), values.map(value => h("option", {value}, value)));
