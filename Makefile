@@ -22,6 +22,10 @@ RUNNER ?=
 LIMIT ?=
 WORKERS ?=
 RUN ?=
+REPO ?=
+EMBED ?= none
+PRIVATE ?=
+DRY_RUN ?=
 ROWS ?=
 TO ?=
 SIZE ?= debug
@@ -36,7 +40,8 @@ GPUS ?=
 ARGS ?=
 TORCH_INDEX ?=
 
-.PHONY: help setup datasets status ledger report diff features train-stage1 train-stage2 train-stage3 test lint bench bench-model \
+.PHONY: help setup datasets status ledger report diff features publish publish-model \
+	train-stage1 train-stage2 train-stage3 test lint bench bench-model \
 	bench-captions bench-train lavis-env lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -75,6 +80,15 @@ report: setup  ## a page to look at and listen to, OUT/report.html: OUT= ROWS= T
 
 diff: setup  ## rows added, removed and changed from one build to another: A= B=
 	$(PY) -m pipelines diff "$(A)" "$(B)" $(ARGS) || [ $$? -eq 1 ]
+
+PUBLISH = --repo "$(REPO)" $(if $(PRIVATE),--private) $(if $(DRY_RUN),--dry-run) $(ARGS)
+
+publish: setup  ## a build's datasets to the Hub, in one commit: OUT= REPO=org/name EMBED=none|media PRIVATE=1 DRY_RUN=1
+	$(strip $(PY) -m pipelines publish --out "$(OUT)" --embed "$(EMBED)" $(PUBLISH) \
+		$(if $(filter file,$(origin DATASETS)),,--datasets "$(DATASETS)"))
+
+publish-model: setup  ## a trained model to the Hub: RUN= (else that of OUT) REPO=org/name PRIVATE=1 DRY_RUN=1
+	$(strip $(PY) -m pipelines publish-model --run "$(or $(RUN),$(OUT)/runs)" $(PUBLISH))
 
 # What `make features` and `make train-stage…` share: which models, and which published datasets.
 MODELS = --out "$(OUT)" --size "$(SIZE)" --decoder "$(DECODER)" $(if $(COCO),--coco "$(COCO)") \

@@ -1,4 +1,4 @@
-"""python -m pipelines build | features | status | ledger | report | diff | version.
+"""python -m pipelines build | features | status | ledger | report | diff | version | publish | publish-model.
 
 Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 nothing usable came out; of diff 0 the same, 1 different, 2 failed.
 """
@@ -32,6 +32,18 @@ def main(arguments: list[str] | None = None) -> int:
     comparing.add_argument("b", metavar="B", help="another one's")
     comparing.add_argument("--json", action="store_true", help="every row, one object a line")
     commands.add_parser("version", help="of a build and of its datasets: hashes of all rows").add_argument("out")
+    publishing = commands.add_parser("publish", help="a build's datasets, to the Hugging Face Hub")
+    publishing.add_argument("--out", required=True, help="the build's folder or URL")
+    publishing.add_argument("--datasets", help="comma-separated; default: all that the build made")
+    publishing.add_argument("--embed", choices=("none", "media"), default="none",
+                            help="none: ids, times and texts (default); media: audio, pictures and films too")
+    model = commands.add_parser("publish-model", help="a trained model, to the Hugging Face Hub")
+    model.add_argument("--run", required=True, help="the model's folder, or the run that holds it")
+    for sending in (publishing, model):
+        sending.add_argument("--repo", required=True, help="org/name")
+        sending.add_argument("--private", action="store_true", help="for those only who may see it")
+        sending.add_argument("--dry-run", action="store_true", help="list what would be sent; no token, no network")
+        sending.add_argument("--message", help="of the commit")
 
     # Beam speaks of optional clients that nobody here uses, and logs what it raises as well.
     logging.disable(logging.WARNING)
@@ -57,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _diff(values.a, values.b, values.json)
         elif values.command == "version":
             return _version(values.out)
+        elif values.command in ("publish", "publish-model"):
+            return _publish(values)
         else:
             report.print_ledger(values.out, values.json)
     except FileNotFoundError as error:
@@ -110,6 +124,23 @@ def _version(out: str) -> int:
         print(error, file=sys.stderr)
         return 1
     print("\n".join([version.together(found), *(f"  {name} {one}" for name, one in found.items())]))
+    return 0
+
+
+def _publish(values) -> int:
+    from pipelines import publish
+    try:
+        if values.command == "publish":
+            names = values.datasets and [name.strip() for name in values.datasets.split(",")]
+            publish.publish(values.out, values.repo, names, values.embed, values.private, values.dry_run,
+                            values.message)
+        else:
+            publish.publish_model(values.run, values.repo, values.private, values.dry_run, values.message)
+    except BrokenPipeError:
+        raise
+    except (RuntimeError, OSError, ValueError) as error:
+        print(f"not published: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
