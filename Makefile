@@ -26,6 +26,8 @@ REPO ?=
 EMBED ?= none
 PRIVATE ?=
 DRY_RUN ?=
+IDS ?=
+SQUASH ?=
 ROWS ?=
 TO ?=
 SIZE ?= debug
@@ -40,7 +42,7 @@ GPUS ?=
 ARGS ?=
 TORCH_INDEX ?=
 
-.PHONY: help setup datasets status ledger report diff features publish publish-model \
+.PHONY: help setup datasets status ledger report diff features publish publish-model takedown \
 	train-stage1 train-stage2 train-stage3 test lint bench bench-model \
 	bench-captions bench-train lavis-env lock clean
 .DEFAULT_GOAL := help
@@ -86,6 +88,10 @@ PUBLISH = --repo "$(REPO)" $(if $(PRIVATE),--private) $(if $(DRY_RUN),--dry-run)
 publish: setup  ## a build's datasets to the Hub, in one commit: OUT= REPO=org/name EMBED=none|media PRIVATE=1 DRY_RUN=1
 	$(strip $(PY) -m pipelines publish --out "$(OUT)" --embed "$(EMBED)" $(PUBLISH) \
 		$(if $(filter file,$(origin DATASETS)),,--datasets "$(DATASETS)"))
+
+takedown: setup  ## source videos leave a build for good, and the Hub: OUT= IDS=file REPO=org/name SQUASH=1
+	$(strip $(PY) -m pipelines takedown --out "$(OUT)" --ids "$(IDS)" $(if $(REPO),--repo "$(REPO)") \
+		$(if $(SQUASH),--squash))
 
 publish-model: setup  ## a trained model to the Hub: RUN= (else that of OUT) REPO=org/name PRIVATE=1 DRY_RUN=1
 	$(strip $(PY) -m pipelines publish-model --run "$(or $(RUN),$(OUT)/runs)" $(PUBLISH))

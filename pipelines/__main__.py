@@ -1,4 +1,5 @@
-"""python -m pipelines build | features | status | ledger | report | diff | version | publish | publish-model.
+"""python -m pipelines build | features | status | ledger | report | diff | version | publish | publish-model |
+takedown.
 
 Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 nothing usable came out; of diff 0 the same, 1 different, 2 failed.
 """
@@ -44,6 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
         sending.add_argument("--private", action="store_true", help="for those only who may see it")
         sending.add_argument("--dry-run", action="store_true", help="list what would be sent; no token, no network")
         sending.add_argument("--message", help="of the commit")
+    removing = commands.add_parser("takedown", help="have source videos leave a build for good, and the Hub after it",
+                                   allow_abbrev=False)
+    removing.add_argument("--out", required=True, help="the build's folder or URL")
+    removing.add_argument("--ids", required=True, metavar="FILE", help="a source video's id a line; # begins a comment")
+    removing.add_argument("--repo", help="org/name, where the build is published: one commit takes them down there too")
+    removing.add_argument("--squash", action="store_true", help="and its history becomes one commit")
 
     # Beam speaks of optional clients that nobody here uses, and logs what it raises as well.
     logging.disable(logging.WARNING)
@@ -71,6 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
             return _version(values.out)
         elif values.command in ("publish", "publish-model"):
             return _publish(values)
+        elif values.command == "takedown":
+            if values.squash and not values.repo:
+                parser.error("--squash goes with --repo")
+            return _takedown(values)
         else:
             report.print_ledger(values.out, values.json)
     except FileNotFoundError as error:
@@ -140,6 +151,20 @@ def _publish(values) -> int:
         raise
     except (RuntimeError, OSError, ValueError) as error:
         print(f"not published: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _takedown(values) -> int:
+    from pipelines import takedown
+    try:
+        ids = takedown.read(values.ids)
+        print(takedown.told(takedown.takedown(values.out, ids, values.repo, values.squash), values.out))
+    except BrokenPipeError:
+        raise
+    except (RuntimeError, OSError, ValueError) as error:
+        print(f"the takedown is not finished: {error}\nWhat was done is kept; the same command goes on from there.",
+              file=sys.stderr)
         return 1
     return 0
 
