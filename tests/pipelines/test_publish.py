@@ -108,6 +108,15 @@ def test_a_dry_run_needs_neither_token_nor_network_and_lists_what_would_be_sent(
     assert "as one commit: Hi\n" in with_media
 
 
+def test_a_build_in_a_bucket_is_sent_as_one_in_a_folder(made, bucket):
+    import s3fs
+    s3fs.S3FileSystem().put(str(made), f"{bucket}/out", recursive=True)
+    said: dict[str, list[str]] = {f"{bucket}/out": [], str(made): []}
+    for out, lines in said.items():
+        publish.publish(out, REPO, embed="media", dry_run=True, told=lines.append)
+    assert said[f"{bucket}/out"] == said[str(made)] and len(said[str(made)]) == 15
+
+
 @pytest.mark.parametrize("embed", ["none", "media"])
 def test_what_is_loaded_from_the_hub_is_what_was_built(made, server, tmp_path, embed):
     code, out, err = run("publish", "--out", made, "--repo", REPO, "--embed", embed)
