@@ -156,7 +156,8 @@ def _made(datasets: Sequence[str], stats: dict) -> str:
         told.append(f"Pairs: {pairs}; edits of each clip: tempo {made['edits']['tempo']}, "
                     f"pitch {made['edits']['pitch']}.")
     thresholds = ", ".join(f"{name} {value:g}" for name, value in made["thresholds"].items())
-    told.append(f"Kept: {thresholds}" + (", tagger {} at {}".format(*made["tagger"]) if made["tagger"] else "") + ".")
+    tagger, revision = made["tagger"] or ("", "")
+    told.append(f"Kept: {thresholds}" + f", tagger {_titled(tagger)} at {revision}" * bool(tagger) + ".")
     used = {"fetch", "measure", "filter", "caption", "check", *(one for name in datasets
                                                                 for one in DATASETS[name].STAGES)}
     told.append("Versions of the stages: "
@@ -267,5 +268,15 @@ def _rows(files: Files) -> int:
     return sum(one["rows"] for some in files.values() for one in some)
 
 
+def _titled(model: str) -> str:
+    """Of a model in a directory that one's name: the rest is nobody's business (training.pinned)."""
+    return model.rstrip("/").rpartition("/")[2] if model.startswith(("/", ".", "~")) else model
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows))
+    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _cell(value: object) -> str:
+    """What it says, whatever that is, in one cell."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")

@@ -102,6 +102,8 @@ def _ordered(out: str, dataset: str, split: str) -> Iterator[tuple[tuple, dict]]
     last = None
     for url in Sources(out).shards(dataset, split):
         for row in rows(url):
+            if not isinstance(row.get("id"), str):
+                raise ValueError(f"{url}: a row has no id; build {dataset} again, into another OUT, and compare that")
             clip = re.split("[~@]", row["id"])[0]  # of MUEdit's ids (pipelines.muedit)
             place = order(clip), clip, row["id"]
             if last and place <= last:

@@ -1,7 +1,7 @@
 """Whether a build's datasets are whole, before anybody else is given them.
 
 Everything is read once: counts must agree wherever they are told, every row must have its media and texts, a sample of
-the media must decode, and no source may be in two splits. Memory holds 16 bytes for each id and source.
+the media must decode, and no source may be in two splits. Memory holds a hash for each id and source, about 150 bytes.
 """
 import hashlib
 import io
@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
+from datasets import Features
 
 from manifests import media, shards, splits, storage
-from manifests.messages import one_line, shown
-from manifests.outcomes import DONE, Loss
+from manifests.messages import named, one_line, shown
+from manifests.outcomes import DONE, REASONS, Loss
 from pipelines import sandbox
+from pipelines.write import DATASETS
 
 _SAMPLE = 24  # rows of a dataset whose media is decoded, about, beside each shard's first
 _SHOWN = 10   # faults in a message
@@ -40,7 +42,7 @@ def verify(out: str, datasets: Sequence[str] | None = None) -> dict[str, dict[st
     """The shards of each dataset (None: of all that the build made) by split, in their order; a dataset without a row
     has none. Raises Unsound."""
     ended(out)
-    stats = _told(out, "stats.json")["datasets"]
+    stats = _stats(out)
     if unknown := [dataset for dataset in datasets or () if dataset not in stats]:
         raise Unsound(f"{out}: {', '.join(unknown)} is not of its last build, which made {', '.join(stats)}; name "
                       "those (DATASETS=), or build again")
@@ -57,8 +59,8 @@ def verify(out: str, datasets: Sequence[str] | None = None) -> dict[str, dict[st
 
 def ended(out: str) -> None:
     """Unsound where there is no build, or its last run did not end well."""
-    if (state := _told(out, "run.json")["state"]) != "done":
-        raise Unsound(f"{out}: its last build did not end well ({state}); run `make datasets` again")
+    if (state := _told(out, "run.json").get("state")) != "done":
+        raise Unsound(f"{out}: its last build did not end well ({shown(str(state))}); run `make datasets` again")
 
 
 def kinds(schema: pa.Schema) -> dict[str, str]:
@@ -83,11 +85,27 @@ def decoded(medium: dict) -> None:
 
 
 def _told(out: str, name: str) -> dict:
-    try:
-        return storage.read_json(storage.join(out, name))
-    except FileNotFoundError:
-        raise Unsound(f"{out}: no finished build here (there is no {name}); `make datasets OUT={out}` makes one"
-                      ) from None
+    url = storage.join(out, name)
+    with named(out):
+        there = storage.exists(url)
+    if not there:
+        raise Unsound(f"{out}: no finished build here (there is no {name}); `make datasets OUT={out}` makes one")
+    if not isinstance(value := storage.read_json(url), dict):
+        raise Unsound(f"{url}: is not what a build writes there; run `make datasets` again")
+    return value
+
+
+def _stats(out: str) -> dict[str, dict]:
+    """The numbers of each dataset, those that are compared here all there."""
+    stats = _told(out, "stats.json").get("datasets")
+    sound = isinstance(stats, dict) and all(
+        name in DATASETS and isinstance(numbers, dict) and {"requested", "done", "lost", "splits"} <= numbers.keys()
+        and all(type(one) is int for one in (numbers["requested"], numbers["done"]))
+        and all(isinstance(counts, dict) and all(type(one) is int for one in counts.values())
+                for counts in (numbers["lost"], numbers["splits"])) for name, numbers in stats.items())
+    if not sound:
+        raise Unsound(f"{out}/stats.json: is not what a build writes there; run `make datasets` again")
+    return stats
 
 
 def _dataset(out: str, dataset: str, numbers: dict, split_of: dict[bytes, str], faults: list[str]
@@ -98,7 +116,7 @@ def _dataset(out: str, dataset: str, numbers: dict, split_of: dict[bytes, str], 
     rows: dict[bytes, str] = {}
     chance = _SAMPLE / max(numbers["done"], 1)
     found = {split: [shard for url in urls
-                     if (shard := _shard(url, split, chance, rows, split_of, faults))]
+                     if (shard := _shard(dataset, url, split, chance, rows, split_of, faults))]
              for split, urls in listed.items()}
     counts = {split: sum(shard.rows for shard in found.get(split, ())) for split in (splits.TRAIN, splits.EVAL)}
     if counts != numbers["splits"] or sum(counts.values()) != numbers["done"]:
@@ -125,17 +143,23 @@ def _listed(root: str, numbers: dict, faults: list[str]) -> dict[str, list[str]]
              for split in present}
     if not named == present == lying:
         faults.append(f"{root}: the shards that its card names, those of state.json and those that lie there differ")
+        present = {split: [name for name in names if name in lying[split]] for split, names in present.items()}
     if carded != {split: count for split, count in numbers["splits"].items() if count}:
         faults.append(f"{root}: its card says {_words(carded)}, and stats.json {_words(numbers['splits'])}")
     return {split: [storage.join(root, split, name) for name in names] for split, names in present.items()}
 
 
-def _shard(url: str, split: str, chance: float, rows: dict[bytes, str], split_of: dict[bytes, str],
+def _shard(dataset: str, url: str, split: str, chance: float, rows: dict[bytes, str], split_of: dict[bytes, str],
            faults: list[str]) -> Shard | None:
+    columns = list(DATASETS[dataset].features().items())
     count = size = rest = 0
     try:
         for batch in shards.batches(url):
             batch.validate(full=True)
+            # Which columns are media is noted there: what is published without media must not be misled.
+            if list(Features.from_arrow_schema(batch.schema).items()) != columns:
+                faults.append(f"{url}: its columns are not those of {dataset}, as this version makes them")
+                return None
             pictured = kinds(batch.schema)
             ids = batch.column("id").to_pylist()
             for place, key in enumerate(ids):
@@ -154,6 +178,9 @@ def _shard(url: str, split: str, chance: float, rows: dict[bytes, str], split_of
             rest += batch.drop_columns(list(pictured)).nbytes
     except (ValueError, KeyError, pa.ArrowException) as error:
         faults.append(f"{url}: {one_line(error)}")
+        return None
+    if not count:
+        faults.append(f"{url}: holds no row")
         return None
     return Shard(url, count, size, rest)
 
@@ -206,6 +233,8 @@ def _ledger(out: str, dataset: str, numbers: dict, rows: dict[bytes, str], fault
         faults.append(one_line(error))
         return
     done = outcomes.pop(DONE, 0)
+    if unknown := sorted(outcomes.keys() - REASONS.keys()):
+        faults.append(f"{url}: {shown(unknown[0])} is no reason to lose a row")
     told = numbers["requested"], numbers["done"], numbers["lost"]
     if (done + outcomes.total(), done, dict(outcomes)) != told or numbers["requested"] != done + sum(
             numbers["lost"].values()):

@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 
 import pyarrow as pa
 
-from manifests import shards
+from manifests import shards, storage
+from manifests.messages import named
 from pipelines.write import DATASETS
 from training.sources import SPLITS, Sources
 
@@ -34,6 +35,8 @@ def together(found: Mapping[str, object]) -> str:
 
 def held(out: str) -> list[str]:
     """The names of a build's datasets; ValueError where there are none."""
+    with named(out):  # clients of object stores have exceptions of their own
+        storage.exists(out)
     names = [name for name in DATASETS if any(Sources(out).shards(name, split) for split in SPLITS)]
     if not names:
         raise ValueError(f"{out}: no datasets here; `make datasets OUT={out}` makes them")
@@ -52,7 +55,7 @@ def rows(url: str) -> Iterator[dict]:
 
 def text(value) -> str:
     """The one way to write a value of a row: equal texts, equal values."""
-    return json.dumps(value, sort_keys=True)
+    return json.dumps(value, sort_keys=True, default=repr)  # of columns that no build of ours has
 
 
 def _medium(value: pa.StructScalar) -> dict | None:

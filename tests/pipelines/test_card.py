@@ -195,6 +195,17 @@ def test_limitations_are_of_what_was_done(made):
     assert "Conversations" not in section(told(made, ("mucaps",)), "Limitations")
 
 
+def test_of_a_model_in_a_directory_the_name_alone_is_told(made):
+    for where, name in (("/home/somebody/models/ast/", "ast"), ("~/ast", "ast"), ("org/ast", "org/ast")):
+        text = told(made, tagger=[where, "5"])
+        assert f", tagger {name} at 5." in text and "somebody" not in text
+
+
+def test_a_cell_of_a_table_is_one_whatever_it_says():
+    table = card._table(("a", "b"), [("x | y\n---\n# z", "<script>`"), (1, 2)])
+    assert table.splitlines() == ["| a | b |", "| --- | --- |", "| x \\| y --- # z | &lt;script>` |", "| 1 | 2 |"]
+
+
 def test_takedowns_are_told(made, parquet):
     assert section((parquet("none") / "README.md").read_text(), "Changes").strip() == "No takedown so far."
     log = made / "takedown" / "log.json"

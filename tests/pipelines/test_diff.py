@@ -3,6 +3,7 @@ import json
 import shutil
 import tracemalloc
 
+import pyarrow as pa
 import pytest
 
 from captioners import measured
@@ -128,6 +129,17 @@ def test_what_is_no_build_is_told(tmp_path, capsys):
         for two in ((a, other), (other, a)):
             assert cli.main(["diff", *map(str, two)]) == 2
             assert said in capsys.readouterr().err
+
+
+def test_columns_and_ids_of_others_builds(tmp_path, capsys):
+    a, b = dataset(tmp_path / "a", ROWS), dataset(tmp_path / "b", ROWS)
+    shard = next((b / "datasets" / "mucaps" / "train").glob("*.arrow"))
+    rows, schema = list(shards.read(str(shard))), mucaps.features().arrow_schema
+    shards.write(str(shard), schema.append(pa.field("cover", pa.binary())), [one | {"cover": b"\xff"} for one in rows])
+    assert {one.columns for one in found(a, b)} == {("cover",)} and version.version(str(a)) != version.version(str(b))
+    shards.write(str(shard), schema, [rows[0] | {"id": None}, *rows[1:]])
+    assert cli.main(["diff", str(a), str(b)]) == 2
+    assert f"{shard}: a row has no id" in capsys.readouterr().err
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path):

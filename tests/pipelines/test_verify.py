@@ -3,6 +3,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from manifests import records, shards
@@ -93,6 +94,36 @@ def test_a_cut_or_garbled_shard(out):
         verify.verify(str(out), ["mucaps"])
 
 
+@pytest.mark.parametrize("change", [
+    lambda schema, rows: (schema.remove_metadata(), rows),  # then nothing tells which columns are media
+    lambda schema, rows: (schema.append(pa.field("cover", pa.binary())), [row | {"cover": b"picture"} for row in rows]),
+    lambda schema, rows: (schema.remove(schema.get_field_index("speech")),
+                          [{name: value for name, value in row.items() if name != "speech"} for row in rows]),
+], ids=["unmarked", "more", "less"])
+def test_columns_that_are_not_the_datasets(out, change):
+    path = shard(out, "mucaps")
+    schema, rows = change(next(shards.batches(str(path))).schema, list(shards.read(str(path))))
+    shards.write(str(path), schema, rows)
+    with pytest.raises(verify.Unsound, match=r"abc.arrow: its columns are not those of mucaps, as this version makes"):
+        verify.verify(str(out), ["mucaps"])
+
+
+def test_a_shard_without_a_row(out):
+    rewrite(shard(out, "mucaps"), lambda rows: [])
+    with pytest.raises(verify.Unsound, match=r"data-00000-of-00002-abc.arrow: holds no row"):
+        verify.verify(str(out), ["mucaps"])
+
+
+def test_a_list_of_shards_that_points_elsewhere(out):
+    """Nothing is read there."""
+    shutil.copy(shard(out, "mucaps"), out / "elsewhere.arrow")
+    edit_json(out / "datasets" / "mucaps" / "train" / "state.json",
+              lambda state: state["_data_files"][0].update(filename="../../../elsewhere.arrow"))
+    with pytest.raises(verify.Unsound, match=r"those that lie there differ") as told:
+        verify.verify(str(out), ["mucaps"])
+    assert "holds eval 2, train 5, and stats.json says eval 2, train 10" in str(told.value)
+
+
 def test_a_shard_that_no_list_names_or_that_is_gone(out):
     shutil.copy(shard(out, "mucaps"), shard(out, "mucaps").with_name("data-00009-of-00010-abc.arrow"))
     with pytest.raises(verify.Unsound, match=r"those that lie there differ"):
@@ -124,6 +155,9 @@ def test_a_ledger_that_does_not_add_up(out):
     shards.write(url, records.LEDGER, [lines[0] | {"split": "eval"}, *lines[1:]])
     with pytest.raises(verify.Unsound, match=r"of which 1 are not in the dataset or not in their split"):
         verify.verify(str(out), ["mucaps"])
+    shards.write(url, records.LEDGER, [*lines[:-1], lines[-1] | {"outcome": "bo\x1bredom"}])
+    with pytest.raises(verify.Unsound, match=r"mucaps.arrow: 'bo\\x1bredom' is no reason to lose a row"):
+        verify.verify(str(out), ["mucaps"])
     Path(url).unlink()
     with pytest.raises(verify.Unsound, match=r"mucaps.arrow"):
         verify.verify(str(out), ["mucaps"])
@@ -136,6 +170,17 @@ def test_builds_that_are_none_or_not_done(out, tmp_path):
         verify.verify(str(out), ["mucaps", "coco"])
     edit_json(out / "run.json", lambda run: run.update(state="failed"))
     with pytest.raises(verify.Unsound, match=r"did not end well"):
+        verify.verify(str(out))
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("stats.json", "[]"), ("stats.json", "{}"), ("stats.json", '{"datasets": {"mucaps": {}}}'),
+    ("stats.json", '{"datasets": {"../mucaps": {"requested": 1, "done": 1, "lost": {}, "splits": {}}}}'),
+    ("stats.json", '{"datasets": {"mucaps": {"requested": 1, "done": 1, "lost": {"silent": "1"}, "splits": {}}}}'),
+    ("run.json", "[]")])
+def test_numbers_that_no_build_writes(out, name, text):
+    (out / name).write_text(text)
+    with pytest.raises(verify.Unsound, match=rf"{name}: is not what a build writes there; run `make datasets` again"):
         verify.verify(str(out))
 
 
