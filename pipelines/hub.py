@@ -3,12 +3,14 @@
 Tokens are huggingface_hub's business (HF_TOKEN, or a login): nothing here sees one. What the Hub says is shown as a
 line of plain text.
 """
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import EllipsisType
 from typing import Literal
 
 from huggingface_hub import (
@@ -97,15 +99,16 @@ def read(repo: str, kind: Kind, path: str) -> bytes | None:
 
 
 def commit(repo: str, kind: Kind, add: Mapping[str, Path | bytes], delete: Sequence[str], message: str,
-           private: bool = False, told: Callable[[str], None] = print) -> str:
+           private: bool = False, told: Callable[[str], None] = print, seen: Found | EllipsisType | None = ...) -> str:
     """Send `add` (path in the repository → what to put there), then make one commit of it all; returns its URL.
 
     The repository is made where there is none. What of `delete` is not there is left out. What the Hub holds already,
     from an upload that was interrupted perhaps, is not sent again. HubError where something fails, or somebody else
-    commits meanwhile; nothing is committed then, or the message says that this is not known.
+    commits meanwhile (since `look` answered `seen`, if that is given); nothing is committed then, or the message says
+    that this is not known.
     """
     try:
-        return _commit(repo, kind, add, delete, message, private, told)
+        return _commit(repo, kind, add, delete, message, private, told, seen)
     except _Lost:
         raise
     except HubError as error:
@@ -113,14 +116,17 @@ def commit(repo: str, kind: Kind, add: Mapping[str, Path | bytes], delete: Seque
 
 
 def _commit(repo: str, kind: Kind, add: Mapping[str, Path | bytes], delete: Sequence[str], message: str, private: bool,
-            told: Callable[[str], None]) -> str:
+            told: Callable[[str], None], seen: Found | EllipsisType | None) -> str:
     api = HfApi()
     if not sys.stderr.isatty():
         disable_progress_bars()  # in a log they are noise
     signed_in(repo)
     if card := add.get("README.md"):
         _validate(repo, kind, card.decode() if isinstance(card, bytes) else card.read_text(encoding="utf-8"))
-    before = look(repo, kind) or _create(repo, kind, private)
+    before = look(repo, kind)
+    if seen is not ... and before != seen:
+        raise HubError(f"{repo}: somebody else changed the repository meanwhile; run the same command again")
+    before = before or _create(repo, kind, private)
     if private and not before.private:
         raise HubError(f"{repo}: is public, and a private repository was asked for; make it private on the Hub first, "
                        "or choose another name")
@@ -168,9 +174,12 @@ def squash(repo: str, kind: Kind, message: str) -> None:
 def signed_in(repo: str) -> None:
     """HubError where there is no token, or none that the Hub knows, or no Hub."""
     check_name(repo)
-    if get_token() is None:
+    if (token := get_token()) is None:
         raise HubError("no token for the Hub: set HF_TOKEN, or run `hf auth login`; it must be one that may write to "
                        f"{repo.partition('/')[0]} (huggingface.co/settings/tokens)")
+    if not (token.isascii() and token.isprintable()):  # or the client says what it could not send
+        raise HubError("the token for the Hub has letters that no token has; set another HF_TOKEN, or run "
+                       "`hf auth login`")
     _ask(repo, HfApi().whoami, connections=False)
 
 
@@ -217,6 +226,9 @@ def _ask(repo: str, call: Callable, connections: bool = True, absent: bool = Fal
             return call()
         except HubError:
             raise
+        except json.JSONDecodeError as error:
+            raise HubError(f"{repo}: what answers at {HfApi().endpoint} is no Hub ({_plain(str(error))}); see to the "
+                           "network, or to HF_ENDPOINT") from None
         except (HTTPError, ConnectionError, RuntimeError) as error:
             if absent and isinstance(error, (RepositoryNotFoundError, RemoteEntryNotFoundError)):
                 raise
@@ -253,6 +265,6 @@ def _why(repo: str, cause: BaseException) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line that any terminal takes, of what a server says."""
-    line = " ".join(text.split())
+    """One line that any terminal takes, of what a server says. It may say our token back to us."""
+    line = " ".join(text.replace(get_token() or "\0", "***").split())
     return "".join(letter if letter.isprintable() else "?" for letter in line)[:_LONGEST].rstrip(".")

@@ -5,6 +5,7 @@ files are ours: those that a later publication no longer has are deleted with it
 """
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manifests import storage
-from pipelines import hub, parquet, verify
+from manifests.messages import one_line
+from pipelines import ending, hub, parquet, verify
 from pipelines.hub import HubError
 from pipelines.parquet import Embed
 
@@ -37,37 +39,46 @@ def publish(out: str, repo: str, datasets: Sequence[str] | None = None, embed: E
     """Publish a build's datasets (None: all it made) as one repository in one commit; returns the commit's URL.
 
     `embed`: "none" leaves media columns out; None: as the repository was published last, else "none". `told` gets
-    lines for a person. Holds OUT's lock while it reads. With `dry_run` there is no network, and None is returned.
+    lines for a person. Holds OUT's lock while it reads, and finishes a takedown that was cut short before. With
+    `dry_run` there is no network, and None is returned. SIGINT and SIGTERM end the process at once.
     Raises verify.Unsound, hub.HubError, OSError; nothing is published then.
     """
-    from pipelines import card, version
+    from pipelines import card, forget, version
     hub.check_name(repo)
     verify.ended(out)  # before a lock makes a folder of what may be a slip of the pen
-    before = None if dry_run else _before(repo, "dataset")
+    seen, before = (None, None) if dry_run else _before(repo, "dataset")
     embed = embed or (before or {}).get("embed") or "none"
-    with storage.lock(out), _folder(out) as folder:
-        found = verify.verify(out, datasets)
-        rows = {dataset: sum(shard.rows for held in by_split.values() for shard in held)
-                for dataset, by_split in found.items()}
-        told("verified: " + ", ".join(f"{dataset} {count} rows" for dataset, count in rows.items()))
-        names = [dataset for dataset, count in rows.items() if count]
-        if not names:
-            raise verify.Unsound(f"{out}: none of its datasets holds a row; there is nothing to publish")
-        made = version.version(out, names)
-        files: dict[str, dict[str, list[File]]] = {}
-        for dataset in names:
-            files[dataset] = {split: _converted(folder, dataset, split, held, embed)
-                              for split, held in found[dataset].items()}
-        listed = [one for by_split in files.values() for held in by_split.values() for one in held]
-        add: dict[str, Path | bytes] = {one.path: folder / one.path for one in listed}
-        add["README.md"] = card.repository(out, names, embed, {
-            dataset: {split: [vars(one) for one in held] for split, held in by_split.items()}
-            for dataset, by_split in files.items()}, repo).encode()
-        add[MANIFEST] = _manifest("dataset", add, version=made, embed=embed, datasets=names)
-        message = message or (f"{', '.join(names)}: {sum(rows.values())} rows "
-                              f"{'with' if embed == 'media' else 'without'} media, version {made}")
-        return _sent(repo, "dataset", add, {one.path: one.rows for one in listed}, before, message, private, dry_run,
-                     told)
+    with storage.lock(out):
+        if not all(entry["done"] for entry in forget.log(out)):
+            told("a takedown was cut short here: finishing it first")
+            forget.finish(out)
+        with _folder(out) as folder:
+            found = verify.verify(out, datasets)
+            rows = {dataset: sum(shard.rows for held in by_split.values() for shard in held)
+                    for dataset, by_split in found.items()}
+            told("verified: " + ", ".join(f"{dataset} {count} rows" for dataset, count in rows.items()))
+            names = [dataset for dataset, count in rows.items() if count]
+            if not names:
+                raise verify.Unsound(f"{out}: none of its datasets holds a row; there is nothing to publish")
+            made = version.version(out, names)
+            files: dict[str, dict[str, list[File]]] = {}
+            for dataset in names:
+                files[dataset] = {split: _converted(folder, dataset, split, held, embed)
+                                  for split, held in found[dataset].items()}
+            listed = [one for by_split in files.values() for held in by_split.values() for one in held]
+            add: dict[str, Path | bytes] = {one.path: folder / one.path for one in listed}
+            try:
+                add["README.md"] = card.repository(out, names, embed, {
+                    dataset: {split: [vars(one) for one in held] for split, held in by_split.items()}
+                    for dataset, by_split in files.items()}, repo).encode()
+            except (LookupError, TypeError, AttributeError) as error:
+                raise verify.Unsound(f"{out}/stats.json: lacks what a card tells ({one_line(error)}), as an older "
+                                     "version's may; run `make datasets` again") from error
+            add[MANIFEST] = _manifest("dataset", add, version=made, embed=embed, datasets=names)
+            message = message or (f"{', '.join(names)}: {sum(rows.values())} rows "
+                                  f"{'with' if embed == 'media' else 'without'} media, version {made}")
+            return _sent(repo, "dataset", add, {one.path: one.rows for one in listed}, seen, before, message, private,
+                         dry_run, told)
 
 
 def publish_model(run: str, repo: str, private: bool = False, dry_run: bool = False, message: str | None = None,
@@ -95,9 +106,10 @@ def publish_model(run: str, repo: str, private: bool = False, dry_run: bool = Fa
     if any(name.startswith(("base", "frozen")) for name in about["files"]):
         told("the folder holds its LLaMA too, or other models' weights: their licences must allow this")
     add[MANIFEST] = _manifest("model", add)
-    before = None if dry_run else _before(repo, "model")
-    return _sent(repo, "model", add, {}, before, message or f"{config.name}, {config.layers} layers of {config.dim}",
-                 private, dry_run, told)
+    seen, before = (None, None) if dry_run else _before(repo, "model")
+    with ending.sudden(lambda why: None, what="publishing"):
+        return _sent(repo, "model", add, {}, seen, before,
+                     message or f"{config.name}, {config.layers} layers of {config.dim}", private, dry_run, told)
 
 
 def published(repo: str, kind: hub.Kind = "dataset") -> dict | None:
@@ -117,18 +129,18 @@ def published(repo: str, kind: hub.Kind = "dataset") -> dict | None:
     return found
 
 
-def _before(repo: str, kind: hub.Kind) -> dict | None:
-    """The publication that this one follows. HubError where there is something else under the name."""
+def _before(repo: str, kind: hub.Kind) -> tuple[hub.Found | None, dict | None]:
+    """What is there now, and the publication of it that this one follows. HubError where there is something else."""
     hub.signed_in(repo)
     found = hub.look(repo, kind)
     if found is None or (MANIFEST not in found.files and found.files <= _EMPTY):
-        return None
+        return found, None
     manifest = published(repo, kind) if MANIFEST in found.files else None
     if manifest is None:
         others = ", ".join(ascii(name) for name in sorted(found.files - _EMPTY)[:3])
         raise HubError(f"{repo}: the name is taken: what it holds ({others}, ...) was not published from here; choose "
                        "another name")
-    return manifest
+    return found, manifest
 
 
 @contextmanager
@@ -139,7 +151,8 @@ def _folder(out: str) -> Iterator[Path]:
     for name in storage.names(out) if local else ():
         if name.startswith(_TEMPORARY):
             storage.remove(storage.join(out, name))
-    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=local) as folder:
+    with (tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=local) as folder,
+          ending.sudden(lambda why: shutil.rmtree(folder, ignore_errors=True), what="publishing")):
         yield Path(folder)
 
 
@@ -149,7 +162,11 @@ def _converted(folder: Path, dataset: str, split: str, held: Sequence[verify.Sha
     (folder / dataset).mkdir(exist_ok=True)
     for number, group in enumerate(groups):
         path = f"{dataset}/{split}-{number:05d}-of-{len(groups):05d}.parquet"
-        rows = parquet.write(folder / path, [shard.url for shard in group], embed)
+        try:
+            rows = parquet.write(folder / path, [shard.url for shard in group], embed)
+        except OSError as error:
+            raise OSError(f"{folder / path}: cannot be written ({one_line(error)}); publishing needs as much room "
+                          "there as it sends") from error
         files.append(File(path, rows, (folder / path).stat().st_size))
     return files
 
@@ -159,8 +176,9 @@ def _manifest(kind: hub.Kind, add: Mapping[str, Path | bytes], **about) -> bytes
     return (json.dumps(told, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _sent(repo: str, kind: hub.Kind, add: Mapping[str, Path | bytes], rows: Mapping[str, int], before: dict | None,
-          message: str, private: bool, dry_run: bool, told: Callable[[str], None]) -> str | None:
+def _sent(repo: str, kind: hub.Kind, add: Mapping[str, Path | bytes], rows: Mapping[str, int],
+          seen: hub.Found | None, before: dict | None, message: str, private: bool, dry_run: bool,
+          told: Callable[[str], None]) -> str | None:
     old = [path for path in (before or {}).get("files", ()) if path not in add and _OURS.fullmatch(path)]
     sizes = {path: len(what) if isinstance(what, bytes) else what.stat().st_size for path, what in add.items()}
     for path, size in sorted(sizes.items()):
@@ -172,6 +190,6 @@ def _sent(repo: str, kind: hub.Kind, add: Mapping[str, Path | bytes], rows: Mapp
     if dry_run:
         told("dry run: nothing was sent")
         return None
-    url = hub.commit(repo, kind, add, old, message, private, told)
+    url = hub.commit(repo, kind, add, old, message, private, told, seen)
     told(f"published: {url}")
     return url

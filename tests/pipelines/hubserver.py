@@ -32,6 +32,7 @@ class Failure:
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None    # the connection is reset after so many bytes of the request's body were read
     after: bool = False       # the request is done first, and only its answer is lost
+    text: str | None = None   # the answer, instead of JSON that has the message
     hold: bool = False        # it is not answered before `Hub.release` is set, and then as it should be
 
 
@@ -181,6 +182,7 @@ class _Refused(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or an answer's body waits for its head to be acknowledged
     server: _Http
 
     def log_message(self, *_):
@@ -207,8 +209,8 @@ class _Handler(BaseHTTPRequestHandler):
             owner.release.wait()
             failure = None
         if failure and not failure.after:
-            return self._send(failure.status, json.dumps({"error": failure.message}).encode(),
-                              {"X-Error-Message": failure.message, **failure.headers})
+            body = failure.text or json.dumps({"error": failure.message})
+            return self._send(failure.status, body.encode(), {"X-Error-Message": failure.message, **failure.headers})
         try:
             with owner.lock:
                 status, body, headers = self._route(path)

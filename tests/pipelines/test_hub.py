@@ -112,6 +112,27 @@ def test_who_may_not(server, files, monkeypatch, tmp_path, repo, token, message)
     assert not server.repos and not server.large
 
 
+@pytest.mark.parametrize("token", ["hf_secr\xe9t", "hf_sec\x01ret"])
+def test_a_token_that_is_none_is_not_shown(server, files, monkeypatch, tmp_path, token):
+    hubserver.here(monkeypatch, server.url, tmp_path, token)
+    with pytest.raises(hub.HubError, match=r"the token for the Hub has letters that no token has; set another") as told:
+        hub.commit(REPO, "dataset", files, [], "first")
+    assert "hf_sec" not in str(told.value) and not server.seen
+
+
+def test_a_server_that_says_the_token_back(server, files):
+    server.fail("whoami", Failure(401, f"what is {hubserver.TOKEN}?"))
+    with pytest.raises(hub.HubError, match=r"HTTP 401: what is \*\*\*\?") as told:
+        hub.commit(REPO, "dataset", files, [], "first")
+    assert hubserver.TOKEN not in str(told.value)
+
+
+def test_what_answers_is_no_hub(server, files):
+    server.fail("whoami", Failure(200, text="<html>Please log in to this network</html>"))
+    with pytest.raises(hub.HubError, match=r"what answers at http\S+ is no Hub \(.*or to HF_ENDPOINT"):
+        hub.commit(REPO, "dataset", files, [], "first")
+
+
 def test_a_repository_of_others_that_may_be_read(server, files, monkeypatch, tmp_path):
     hub.commit(REPO, "dataset", files, [], "first")
     hubserver.here(monkeypatch, server.url, tmp_path, hubserver.READER)
@@ -214,6 +235,16 @@ def test_somebody_else_who_commits_meanwhile_is_not_overwritten(server, files):
     with pytest.raises(hub.HubError, match=r"somebody else changed the repository meanwhile.*Nothing was published"):
         hub.commit(REPO, "dataset", files | {"README.md": CARD + b"new"}, [], "second", told=meanwhile)
     assert [one.title for one in server.repos[KEY].commits] == ["initial commit", "first", "theirs"]
+
+
+def test_what_was_decided_on_must_still_be_so(server, files):
+    hub.commit(REPO, "dataset", files, [], "first", seen=None)
+    seen = hub.look(REPO, "dataset")
+    hub.commit(REPO, "dataset", files | {"more": b"1"}, [], "second", seen=seen)
+    for old in (None, seen):
+        with pytest.raises(hub.HubError, match=r"somebody else changed the repository meanwhile; run the same command"):
+            hub.commit(REPO, "dataset", files | {"more": b"2"}, [], "third", seen=old)
+    assert len(server.repos[KEY].commits) == 3
 
 
 def test_no_network(monkeypatch, tmp_path, files):

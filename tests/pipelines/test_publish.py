@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -12,12 +13,14 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from manifests import shards
+from manifests import shards, storage
 from pipelines import __main__ as cli
-from pipelines import hub, publish, verify
+from pipelines import forget, hub, publish, verify
 from tests.pipelines import hubserver, whole
 from tests.pipelines.hubserver import Failure
 from tests.pipelines.test_build import build
@@ -222,6 +225,96 @@ def test_each_error_is_one_line_and_nothing_is_published(made, server, pattern, 
     assert code == 1 and err.count("\n") == 1 and message in err and hubserver.TOKEN not in err
     assert all(len(repo.commits) == 1 for repo in server.repos.values())
     assert not [path for path in made.iterdir() if path.name.startswith(".tmp-")]
+
+
+def test_who_publishes_meanwhile_is_not_mixed_with_ours(made, server):
+    """What is to be deleted was decided by the publication before theirs."""
+    publish.publish(str(made), REPO, ["mucaps"], told=lambda line: None)
+
+    def meanwhile(line: str) -> None:
+        if line.startswith("verified: muedit"):
+            publish.publish(str(made.parent / "other"), REPO, ["muimage"], told=lambda line: None)
+    shutil.copytree(made, made.parent / "other")
+    with pytest.raises(hub.HubError, match=r"somebody else changed the repository meanwhile.*Nothing was published"):
+        publish.publish(str(made), REPO, ["muedit"], told=meanwhile)
+    assert publish.published(REPO)["datasets"] == ["muimage"] and len(server.repos[KEY].commits) == 3
+    publish.publish(str(made), REPO, ["muedit"], told=lambda line: None)
+    assert {path.partition("/")[0] for path in server.files(*KEY) if "/" in path} == {"muedit"}
+
+
+def test_datasets_one_at_a_time_then_all(made, server):
+    for names in (["mucaps"], ["musicqa", "muvideo"], None):
+        publish.publish(str(made), REPO, names, told=lambda line: None)
+        files, wanted = server.files(*KEY), set(names or ALL)
+        head = yaml.safe_load(files["README.md"].decode().split("---\n")[1])
+        assert {one["config_name"] for one in head["configs"]} == wanted == set(publish.published(REPO)["datasets"])
+        listed = {path for one in head["configs"] for split in one["data_files"] for path in split["path"]}
+        assert listed == {path for path in files if path.endswith(".parquet")} and len(listed) == 2 * len(wanted)
+    assert len(server.repos[KEY].commits) == 4
+
+
+@pytest.mark.slow
+def test_one_row_and_no_eval(server, tmp_path):
+    out = whole.build(tmp_path / "out", lambda dataset, rows: rows[:1])
+    publish.publish(str(out), REPO, ["mucaps", "muvideo"], embed="media", told=lambda line: None)
+    found, wanted = read_back(server, tmp_path / "stranger"), expected(out, "media")
+    assert set(found) == {"mucaps/train", "muvideo/train"} and found == {name: wanted[name] for name in found}
+
+
+def test_a_takedown_that_was_cut_short_is_finished_first(made, server, tmp_path):
+    out = shutil.copytree(made, tmp_path / "out")
+    forget.note(str(out), [{"date": "2031-02-03", "ids": [forget.hashed("clip-1"), forget.hashed("clip-2")], "rows": 10,
+                            "datasets": dict.fromkeys(ALL, 2), "squashed": False, "done": False}])
+    code, said, err = run("publish", "--out", out, "--repo", REPO)
+    assert (code, err) == (0, "") and said.startswith("a takedown was cut short here: finishing it first\nverified: ")
+    assert forget.log(str(out))[0]["done"]
+    files = server.files(*KEY)
+    sent = {row["source_id"] for path, data in files.items() if path.endswith(".parquet")
+            for row in pq.read_table(pa.BufferReader(data), columns=["source_id"]).to_pylist()}
+    assert sent == {f"clip-{number}" for number in range(whole.CLIPS)} - {"clip-1", "clip-2"}
+    assert not any(b"clip-1\x00" in data or b"clip-1." in data for data in files.values())
+    assert "2031-02-03: 10 rows taken down" in files["README.md"].decode()
+
+
+def test_numbers_of_an_older_version_and_a_full_disk_are_told(made, tmp_path):
+    out = shutil.copytree(made, tmp_path / "out")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, usual[1]))
+    try:
+        code, _, err = run("publish", "--out", out, "--repo", REPO, "--dry-run", "--embed", "media")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert code == 1 and re.search(r"\.parquet: cannot be written \(.*File too large.*needs as much room", err)
+    whole.edit_json(out / "stats.json", lambda stats: [one.pop("hours") for one in stats["datasets"].values()])
+    code, _, err = run("publish", "--out", out, "--repo", REPO, "--dry-run")
+    assert code == 1 and re.search(r"stats.json: lacks what a card tells \('hours'\).*run `make datasets` again", err)
+    assert not [path for path in out.iterdir() if path.name.startswith(".tmp-")]
+
+
+def test_no_two_at_one_build(made, server):
+    with storage.lock(str(made)):
+        code, _, err = run("publish", "--out", made, "--repo", REPO)
+    assert code == 1 and "another build is at work here" in err and not server.repos
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_end_while_sending_it_ends_at_once(made, server, tmp_path, number):
+    server.fail("PUT /lfs", Failure(hold=True), times=99, skip=4)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines", "publish", "--out", str(made), "--repo", REPO, "--embed", "media"],
+        env=os.environ | hubserver.environment(server, tmp_path / "home"), text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE)
+    while server.asked("PUT /lfs") < 6:
+        assert process.poll() is None, process.stderr.read()[-3000:]
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)  # what is held is not waited for
+    assert process.returncode == 128 + number and not server.release.is_set()
+    assert err.strip() == (f"publishing ended: {number.name}\nWhat was done is kept, and the same command goes on from "
+                           "there.")
+    assert not [path for path in made.iterdir() if path.name.startswith(".tmp-")] and hubserver.TOKEN not in out
+    assert [one.title for one in server.repos[KEY].commits] == ["initial commit"]
 
 
 @pytest.mark.slow

@@ -61,7 +61,8 @@ def build(out: Path, change: Callable[[str, list[dict]], list[dict]] = lambda da
         "assignment": "shared", "audioset": None, "captioners": {"image": "measured", "instruct": "template",
                                                                  "music": "measured", "video": "measured"},
         "descriptions": None, "edits": {"pitch": 0, "tempo": 1}, "pairing": {"threshold": 1.0}, "seed": 0,
-        "source": "sample", "stages": {"fetch": "sample"}, "tagger": None, "thresholds": {"min_duration": 2.0}}}
+        "source": "sample", "stages": {"fetch": "sample", "measure": "1"}, "tagger": None,
+        "thresholds": {"min_duration": 2.0}}}
     planned = {}
     for dataset, maker in write.DATASETS.items():
         found = change(dataset, rows(dataset))
