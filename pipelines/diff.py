@@ -30,6 +30,8 @@ class Change:
 def changes(a: str, b: str) -> Iterator[Change]:
     """Of every row that is not the same in both, by dataset and split. ValueError for a folder without datasets, a
     broken shard, and rows in another order than a build writes them in; OSError for what cannot be read."""
+    if not (a and b):
+        raise ValueError("which two builds? `make diff A=… B=…` compares what is in two folders")
     there = {*held(a), *held(b)}
     for dataset in filter(there.__contains__, DATASETS):
         for split in SPLITS:

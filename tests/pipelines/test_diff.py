@@ -119,6 +119,8 @@ def test_as_json(changed, capsys):
 
 
 def test_what_is_no_build_is_told(tmp_path, capsys):
+    assert cli.main(["diff", "", str(tmp_path)]) == 2
+    assert "which two builds?" in capsys.readouterr().err
     a, b = dataset(tmp_path / "a", ROWS), dataset(tmp_path / "b", ROWS)
     shard = next((b / "datasets" / "mucaps" / "train").glob("*.arrow"))
     shards.write(str(shard), mucaps.features().arrow_schema, list(shards.read(str(shard)))[::-1])

@@ -254,11 +254,14 @@ def test_datasets_one_at_a_time_then_all(made, server):
 
 
 @pytest.mark.slow
-def test_one_row_and_no_eval(server, tmp_path):
-    out = whole.build(tmp_path / "out", lambda dataset, rows: rows[:1])
+def test_one_row_no_eval_and_texts_of_every_kind(server, tmp_path):
+    said = "---\nlicense: mit\n---\n# | ` </script> \x1b[2J \u202e \U0001f3b5 {} \n" + "very " * 100_000 + "long"
+    out = whole.build(tmp_path / "out", lambda dataset, rows: [rows[0] | {"caption": said}])
     publish.publish(str(out), REPO, ["mucaps", "muvideo"], embed="media", told=lambda line: None)
     found, wanted = read_back(server, tmp_path / "stranger"), expected(out, "media")
     assert set(found) == {"mucaps/train", "muvideo/train"} and found == {name: wanted[name] for name in found}
+    assert all(rows[0]["caption"] == said for _, rows in found.values())
+    assert yaml.safe_load(server.files(*KEY)["README.md"].decode().split("---\n")[1])["license"] == "other"
 
 
 def test_a_takedown_that_was_cut_short_is_finished_first(made, server, tmp_path):
