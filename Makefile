@@ -49,7 +49,7 @@ TORCH_INDEX ?=
 .NOTPARALLEL:
 
 help:  ## this list
-	@sed -n 's/^\([a-z0-9-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | awk -F: '{printf "%-12s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z0-9-]*\):.*## */\1 /p' $(MAKEFILE_LIST) | while read -r name text; do printf '%-16s%s\n' "$$name" "$$text"; done
 
 setup: .venv/ready  ## the environment, in .venv (TORCH_INDEX=URL chooses torch's build)
 
@@ -85,7 +85,7 @@ diff: setup  ## rows added, removed and changed from one build to another: A= B=
 
 PUBLISH = --repo "$(REPO)" $(if $(PRIVATE),--private) $(if $(DRY_RUN),--dry-run) $(ARGS)
 
-publish: setup  ## a build's datasets to the Hub, in one commit: OUT= REPO=org/name EMBED=none|media PRIVATE=1 DRY_RUN=1
+publish: setup  ## a build's datasets to the Hub, in one commit: OUT= REPO=org/name DATASETS= EMBED=media PRIVATE=1 DRY_RUN=1
 	$(strip $(PY) -m pipelines publish --out "$(OUT)" --embed "$(EMBED)" $(PUBLISH) \
 		$(if $(filter file,$(origin DATASETS)),,--datasets "$(DATASETS)"))
 

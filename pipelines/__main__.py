@@ -80,7 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
             return _publish(values)
         elif values.command == "takedown":
             if values.squash and not values.repo:
-                parser.error("--squash goes with --repo")
+                parser.error("--squash goes with --repo (REPO=)")
+            if not values.ids:
+                parser.error("--ids: which file? A source video's id a line (IDS=)")
             return _takedown(values)
         else:
             report.print_ledger(values.out, values.json)
@@ -159,9 +161,18 @@ def _takedown(values) -> int:
     from pipelines import takedown
     try:
         ids = takedown.read(values.ids)
-        print(takedown.told(takedown.takedown(values.out, ids, values.repo, values.squash), values.out))
+    except (OSError, ValueError) as error:
+        print(f"nothing was taken down: {error}", file=sys.stderr)
+        return 1
+    try:
+        print(takedown.told(takedown.takedown(values.out, ids), values.out), flush=True)
+        if values.repo:
+            takedown.follow(values.out, ids, values.repo, values.squash)
     except BrokenPipeError:
         raise
+    except takedown.NoBuild as error:
+        print(f"nothing was taken down: {error}", file=sys.stderr)
+        return 1
     except (RuntimeError, OSError, ValueError) as error:
         print(f"the takedown is not finished: {error}\nWhat was done is kept; the same command goes on from there.",
               file=sys.stderr)

@@ -11,7 +11,7 @@ from pipelines import marks
 from pipelines.marks import Entry, Marks
 
 _NO_MARKS = ("write", "duplicates", "pairs", "models")  # of OUT/stages: not per key
-_FROM_ROWS = ("report.html",)  # made anew by one command
+_REPORT = b"<title>Build report</title>"  # pipelines.page: made anew by one command
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,9 @@ def _listed(out: str, gone: Gone) -> None:
     truth = storage.join(out, "sample", "truth.json")
     if storage.exists(truth):
         storage.write_json(truth, {key: row for key, row in storage.read_json(truth).items() if not gone(key)})
-    for name in _FROM_ROWS:
-        storage.remove(storage.join(out, name))
+    for name in storage.names(out):
+        if name.endswith(".html") and _REPORT in storage.read_bytes(storage.join(out, name))[:4096]:
+            storage.remove(storage.join(out, name))
     for name in storage.names(storage.join(out, "runs")):  # a run's list of what it reads; the next begins anew
         storage.remove(storage.join(out, "runs", name, "data"))
     for url, name in ((storage.join(out, "run.json"), "error"),

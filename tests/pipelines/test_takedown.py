@@ -286,6 +286,62 @@ def test_bad_lists_are_refused_whole(built, tmp_path, capsys, text, words):
     assert words in said and "\x1b" not in said and tree(built) == before
 
 
+def test_a_list_from_another_system_is_read(tmp_path):
+    (tmp_path / "ids").write_bytes(b"\xef\xbb\xbfa-1\r\n\r\n  -B_2  # by mail\r\na-1\r\n-b_2")
+    assert takedown.read(str(tmp_path / "ids")) == ["a-1", "-B_2", "-b_2"]
+
+
+@pytest.mark.parametrize(("out", "ids", "code", "words"), [
+    ("built", "", 2, "IDS="), ("built", "missing", 1, "nothing was taken down: "), ("built", ".", 1, "Is a directory"),
+    ("dtaa", "ids", 1, "nothing was taken down: dtaa: no build here")])
+def test_a_slip_of_the_pen_is_told_and_writes_nothing(built, tmp_path, monkeypatch, capsys, out, ids, code, words):
+    before = tree(built)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ids").write_text(NAMES[0])
+    try:
+        assert cli.main(["takedown", "--out", str(built) if out == "built" else out, "--ids", ids]) == code
+    except SystemExit as left:
+        assert left.code == code
+    said = capsys.readouterr().err
+    assert words in said and "What was done" not in said
+    assert tree(built) == before and os.listdir(tmp_path) == ["ids"]
+
+
+def test_while_a_build_is_at_work_nothing_is_promised(built, tmp_path, capsys):
+    before = tree(built)
+    (tmp_path / "ids").write_text(NAMES[0])
+    with storage.lock(str(built)):
+        assert cli.main(["takedown", "--out", str(built), "--ids", str(tmp_path / "ids")]) == 1
+    assert tree(built) == before and "another build is at work here" in capsys.readouterr().err
+
+
+def test_what_the_build_never_saw_is_named(built, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(built, out)
+    odd = NAMES[0].upper()
+    (tmp_path / "ids").write_text(f"{NAMES[0]}\n{odd}\n{UNKNOWN}")
+    (out / "other.html").write_text("<!doctype html><title>Build report</title>" + NAMES[0])
+    (out / "mine.html").write_text("<title>Mine</title>")
+    assert cli.main(["takedown", "--out", str(out), "--ids", str(tmp_path / "ids")]) == 0
+    said = capsys.readouterr().out
+    assert "3 are new, and 1 of these were in the build" in said
+    assert f"not in the build: {', '.join(sorted([odd, UNKNOWN]))}. " in said
+    assert sorted(path.name for path in out.glob("*.html")) == ["mine.html"], "a report by another name goes too"
+
+
+def test_when_all_is_gone_there_is_nothing_to_publish(built, options, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(built, out)
+    (tmp_path / "ids").write_text("\n".join(NAMES))
+    command = ["takedown", "--out", str(out), "--ids", str(tmp_path / "ids")]
+    assert cli.main([*command, "--repo", "maker/music"]) == 1
+    assert "no row left to publish" in capsys.readouterr().err
+    assert rows(out) == {} and os.listdir(out / "datasets") == []
+    stats = json.loads((out / "stats.json").read_text())["datasets"]
+    assert {name: one["done"] for name, one in stats.items()} == dict.fromkeys(stats, 0)
+    assert len(stats) == len(splits.SIZES) and cli.main(command) == 0
+
+
 def test_ids_of_a_source_that_is_another_ones_beginning(tmp_path):
     """A folder's `song_2` is no segment of the video `song`, but of an id that no record knows it may be one."""
     from pipelines.traces import Gone
@@ -296,6 +352,7 @@ def test_ids_of_a_source_that_is_another_ones_beginning(tmp_path):
 
 
 def test_the_memory_lies_in_a_bucket_too(bucket):
+    forget.note(bucket, [])
     takedown.takedown(bucket, [UNKNOWN])
     assert forget.remembered(bucket) == {forget.hashed(UNKNOWN)}
 
