@@ -221,7 +221,7 @@ def test_nothing_is_asked_of_the_hub_for_a_build_that_is_not_sound(made, server,
 ])
 def test_each_error_is_one_line_and_nothing_is_published(made, server, pattern, failure, message):
     server.fail(pattern, failure, times=99)
-    code, _, err = run("publish", "--out", made, "--repo", REPO)
+    code, _, err = run("publish", "--out", made, "--repo", REPO, "--datasets", "mucaps")
     assert code == 1 and err.count("\n") == 1 and message in err and hubserver.TOKEN not in err
     assert all(len(repo.commits) == 1 for repo in server.repos.values())
     assert not [path for path in made.iterdir() if path.name.startswith(".tmp-")]
