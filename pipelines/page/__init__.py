@@ -18,7 +18,7 @@ from pipelines.sandbox import Limits
 from pipelines.shrink import SECONDS, shrink
 from pipelines.write import DATASETS
 
-ROWS = 24  # of each dataset: 80 clips' five datasets then take 10 MB
+ROWS = 24  # of each dataset: five then take 6 MB
 _HERE = Path(__file__).parent
 
 
