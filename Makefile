@@ -22,6 +22,14 @@ RUNNER ?=
 LIMIT ?=
 WORKERS ?=
 RUN ?=
+REPO ?=
+EMBED ?= none
+PRIVATE ?=
+DRY_RUN ?=
+IDS ?=
+SQUASH ?=
+ROWS ?=
+TO ?=
 SIZE ?= debug
 DECODER ?= musicgen
 COCO ?=
@@ -34,13 +42,14 @@ GPUS ?=
 ARGS ?=
 TORCH_INDEX ?=
 
-.PHONY: help setup datasets status ledger features train-stage1 train-stage2 train-stage3 test lint bench bench-model \
+.PHONY: help setup datasets status ledger report diff features publish publish-model takedown \
+	train-stage1 train-stage2 train-stage3 test lint bench bench-model \
 	bench-captions bench-train lavis-env lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
 help:  ## this list
-	@sed -n 's/^\([a-z0-9-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | awk -F: '{printf "%-12s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z0-9-]*\):.*## */\1 /p' $(MAKEFILE_LIST) | while read -r name text; do printf '%-16s%s\n' "$$name" "$$text"; done
 
 setup: .venv/ready  ## the environment, in .venv (TORCH_INDEX=URL chooses torch's build)
 
@@ -67,6 +76,25 @@ status: setup  ## of a build in flight or ended: OUT=
 
 ledger: setup  ## why each lost clip was lost: OUT=
 	$(PY) -m pipelines ledger "$(OUT)"
+
+report: setup  ## a page to look at and listen to, OUT/report.html: OUT= ROWS= TO=
+	$(strip $(PY) -m pipelines report --out "$(OUT)" $(if $(ROWS),--rows "$(ROWS)") $(if $(TO),--to "$(TO)"))
+
+diff: setup  ## rows added, removed and changed from one build to another: A= B=
+	$(PY) -m pipelines diff "$(A)" "$(B)" $(ARGS) || [ $$? -eq 1 ]
+
+PUBLISH = --repo "$(REPO)" $(if $(PRIVATE),--private) $(if $(DRY_RUN),--dry-run) $(ARGS)
+
+publish: setup  ## a build's datasets to the Hub, in one commit: OUT= REPO=org/name DATASETS= EMBED=media PRIVATE=1 DRY_RUN=1
+	$(strip $(PY) -m pipelines publish --out "$(OUT)" --embed "$(EMBED)" $(PUBLISH) \
+		$(if $(filter file,$(origin DATASETS)),,--datasets "$(DATASETS)"))
+
+takedown: setup  ## source videos leave a build for good, and the Hub: OUT= IDS=file REPO=org/name SQUASH=1
+	$(strip $(PY) -m pipelines takedown --out "$(OUT)" --ids "$(IDS)" $(if $(REPO),--repo "$(REPO)") \
+		$(if $(SQUASH),--squash))
+
+publish-model: setup  ## a trained model to the Hub: RUN= (else that of OUT) REPO=org/name PRIVATE=1 DRY_RUN=1
+	$(strip $(PY) -m pipelines publish-model --run "$(or $(RUN),$(OUT)/runs)" $(PUBLISH))
 
 # What `make features` and `make train-stage…` share: which models, and which published datasets.
 MODELS = --out "$(OUT)" --size "$(SIZE)" --decoder "$(DECODER)" $(if $(COCO),--coco "$(COCO)") \

@@ -5,8 +5,8 @@ setup(
     name="m2ugen-factory",
     version="0.1.0",
     description="Instruction datasets for multi-modal music models, and the three-stage M2UGen trainer",
-    packages=["manifests", "captioners", "pairing", "pipelines", "pipelines.sample", "training"],
-    package_data={"manifests": ["heldout.bin"]},
+    packages=["manifests", "captioners", "pairing", "pipelines", "pipelines.page", "pipelines.sample", "training"],
+    package_data={"manifests": ["heldout.bin"], "pipelines.page": ["page.html", "page.css", "page.js"]},
     python_requires=">=3.11",
     install_requires=[
         "accelerate",             # transformers needs it to load quantised weights

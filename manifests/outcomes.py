@@ -5,6 +5,7 @@ DONE = "done"
 PERMANENT = {
     "removed": "the source no longer has it (404, 410, deleted, account closed)",
     "private": "its owner made it private",
+    "taken_down": "taken down (make takedown): it is not asked for again",
     "geo_blocked": "not available in this country (451 and the like)",
     "restricted": "only for those who signed in: age, membership, purchase",
     "unsupported": "what the address gives is no media (a page, a picture)",

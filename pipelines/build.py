@@ -19,6 +19,7 @@ from pipelines import (
     duplicates,
     ending,
     fetch,
+    forget,
     greeting,
     marks,
     measure,
@@ -47,7 +48,6 @@ def build(options: Options) -> dict:
                            if splits.assign(row["source_id"], dataset, options.assignment)
                            and fetch.serves(row, dataset, options)]
                  for dataset in options.datasets}
-    wanted = {key: segments[key] for keys in requested.values() for key in keys}
     stages = _stages(options)
     _warn(options)
 
@@ -56,6 +56,10 @@ def build(options: Options) -> dict:
     local = options.runner == "FnApiRunner"
     with (_alone(out), Progress(out, folders, options.workers, options.runner) as progress,
           ending.sudden(progress.failed, local), stage.lease(out) as token):
+        down = forget.among(out, segments)
+        fallen = {dataset: [key for key in keys if key in down] for dataset, keys in requested.items()}
+        requested = {dataset: [key for key in keys if key not in down] for dataset, keys in requested.items()}
+        wanted = {key: segments[key] for keys in requested.values() for key in keys}
         untried = trial.untried(out, options.models.values())
         if not local:
             greeting.greet(out, options.pipeline(), options.worker_timeout, untried)
@@ -67,7 +71,7 @@ def build(options: Options) -> dict:
         trial.passed(out, untried)
         truth = storage.join(out, "sample", "truth.json")
         if options.source == "sample":
-            storage.write_json(truth, sample.truth(segments))
+            storage.write_json(truth, sample.truth([key for key in segments if key not in down]))
         else:
             storage.remove(truth)  # of an earlier build here
         work = Work(options, stages, segments, split, progress, token)
@@ -82,7 +86,8 @@ def build(options: Options) -> dict:
         work.ask([stages["check"]], {key: work.row(key, {"caption": ("caption", key), "measurement": ("measure", key)})
                                      for key in kept})
 
-        lines = {dataset: _ordered(dataset, write.DATASETS[dataset].lines(work, keys))
+        lines = {dataset: _ordered(dataset, [*write.DATASETS[dataset].lines(work, keys),
+                                             *map(forget.line, fallen[dataset])])
                  for dataset, keys in requested.items()}
         plans = {dataset: write.plan(dataset, [line for line in found if line.outcome == DONE], segments, split,
                                      work.index)
@@ -140,6 +145,7 @@ def _alone(out: str) -> Iterator[None]:
             if name.startswith(storage.TEMPORARY):
                 storage.remove(storage.join(out, name))
         storage.sweep(storage.join(out, "stages"))
+        forget.finish(out)  # what a killed takedown began
         yield
 
 
@@ -172,6 +178,8 @@ def _ordered(dataset: str, lines: Iterable[Line]) -> list[Line]:
 def _told(dataset: str, line: Line, work: Work) -> dict:
     """The line's row of the ledger."""
     segment = work.segments[line.clip]
+    if line.outcome == forget.REASON:
+        return forget.told(dataset, line.clip, segment["source_id"], work.split[line.clip])
     # File names are bytes: what is no UTF-8, or would break a line, is shown escaped.
     uri = os.fsencode(segment["uri"]).decode("utf-8", "backslashreplace")
     uri = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in uri)

@@ -39,9 +39,14 @@ def find(out: str, kept: Iterable[str], segments: Mapping[str, dict], index: Map
         for older in storage.names(folder):
             if older != name:
                 storage.remove(storage.join(folder, older))
-    repeats = {row["id"]: f"same recording as {row['kept']}" for row in shards.read(url)}
+    repeats = {row["id"]: told(row["kept"]) for row in shards.read(url)}
     return {key: Entry(url, "", "duplicate" if key in repeats else DONE, "", repeats.get(key, ""), None, None, {})
             for key in kept}
+
+
+def told(kept: str) -> str:
+    """The detail in the ledger of a clip that repeats `kept`."""
+    return f"same recording as {kept}"
 
 
 def _decide(kept: list[str], source: Mapping[str, tuple[str, bool]], fetched: Mapping[str, Entry],

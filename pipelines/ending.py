@@ -13,17 +13,18 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def sudden(tell: Callable[[str], None], local: bool = True) -> Iterator[None]:
+def sudden(tell: Callable[[str], None], local: bool = True, what: str = "the build") -> Iterator[None]:
     """While the block runs, such an end calls `tell(why)` and leaves: exit code 1, or 128 + the signal's number.
 
     `local`: the workers are this machine's. Those of another runner are that runner's to watch, and its job is to be
-    cancelled before we leave (pipelines.stage.to_the_end): there a signal is KeyboardInterrupt or SystemExit.
+    cancelled before we leave (pipelines.stage.to_the_end): there a signal is KeyboardInterrupt or SystemExit. `what`
+    ends, for a person.
     """
     leaving = threading.RLock()  # a second signal comes to the thread that answers the first
 
     def leave(why: str, code: int) -> None:
         leaving.acquire()  # who comes second, of the threads that see one worker's end, waits for the end of all
-        print(f"\nthe build ended: {why}\nWhat was done is kept, and the same command goes on from there.",
+        print(f"\n{what} ended: {why}\nWhat was done is kept, and the same command goes on from there.",
               file=sys.stderr, flush=True)
         tell(why)
         os._exit(code)

@@ -20,7 +20,7 @@ import apache_beam as beam
 from captioners import device, held
 from manifests import outcomes, shards, storage
 from manifests.outcomes import DONE
-from pipelines import contents, encode, ending, engine, greeting, marks, stage
+from pipelines import contents, encode, ending, engine, forget, greeting, marks, stage
 from pipelines.contents import Found
 from pipelines.encode import Encoder
 from pipelines.engine import Engine
@@ -242,6 +242,7 @@ def _alone(out: str) -> Iterator[None]:
     with storage.lock(out):
         for folder in ("stages", features.FOLDER):
             storage.sweep(storage.join(out, folder))
+        forget.finish(out)  # what a killed takedown began
         yield
 
 

@@ -23,7 +23,7 @@ _ASSIGNMENT = {"sample": "shared", "folder": "shared", "audioset": "disjoint"}
 # What may end otherwise when it is asked again. The rest follows from measurements, and from thresholds.
 _RETRIED = tuple(reason for reason in outcomes.PERMANENT
                  if reason not in ("duplicate", "silent", "too_quiet", "clipped", "speech", "not_music",
-                                    "no_pair", "not_described", "unconfirmed", "contradicted"))
+                                    "no_pair", "not_described", "unconfirmed", "contradicted", "taken_down"))
 # What each dataset asks models for, besides captions of music.
 _MODELS = {"muedit": ("instruct",), "muimage": ("image", "instruct"), "muvideo": ("video", "instruct"),
            "musicqa": ("instruct",)}

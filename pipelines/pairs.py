@@ -22,7 +22,7 @@ UNSTEADY = "its tempo is not sure enough (--min-tempo-confidence)"
 ALONE = "no clip like it within --pair-threshold"
 OUTDONE = "the clips like it have others that are nearer"
 
-_FEW = 100_000      # clips that this process pairs in the seconds that starting others takes
+FEW = 100_000       # clips that this process pairs in the seconds that starting others takes
 _BUCKET = 30_000    # clips: seconds of work, tens of megabytes
 _ROWS = 2**16       # of a batch
 _LISTS = {"pulse": len(PULSE), "chroma": 12}
@@ -59,7 +59,7 @@ def find(out: str, keys: Iterable[str], measured: Mapping[str, Entry], source: M
     url = storage.join(folder, f"{name}.arrow")
     if not storage.exists(url):
         clips = _clips(keys, measured, source, split, recording, settings)
-        if len(clips) < _FEW:
+        if len(clips) < FEW:
             found = match.pairs(clips, settings)
         else:
             found = _in_parts(storage.join(folder, name), clips, settings, pipeline_factory)

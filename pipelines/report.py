@@ -28,17 +28,10 @@ TEMPO_BINS = (0, 60, 76, 108, 120, 156, 176)  # BPM, lower edges: the usual band
 
 def statistics(lines: Mapping[str, list[Line]], work: Work) -> dict:
     """What does not depend on time or machine: counts, hours, distributions, and what it was made with."""
-    options, index = work.options, work.index
-    done = {dataset: [line for line in found if line.outcome == DONE] for dataset, found in lines.items()}
-    used = {key for found in done.values() for line in found for key in (line.clip, line.target) if key}
-    measured = _rows(index["measure"], used, _COLUMNS)
-    captions = _rows(index["caption"], used, ["id", "outcome", "caption"])
-    checks = {stage: _rows(index[stage], set(index[stage]), ["id", "outcome", *AGREEMENT])
-              for stage in ("check", "edit-check") if stage in index}
+    options = work.options
     return {
-        "datasets": {dataset: _dataset(found, done[dataset], work, measured, captions, checks)
-                     | _instructed(done[dataset], index.get(f"instruct-{dataset}", {}))
-                     for dataset, found in lines.items()},
+        "datasets": numbers(lines, work.index, work.split, {key: row["source_id"]
+                                                            for key, row in work.segments.items()}),
         "made": {"source": options.source, "assignment": options.assignment, "seed": options.seed,
                  "captioners": {kind: _who(options.models.get(kind), kind) for kind in MODULES},
                  "audioset": options.audioset and {
@@ -51,6 +44,28 @@ def statistics(lines: Mapping[str, list[Line]], work: Work) -> dict:
     }
 
 
+def numbers(lines: Mapping[str, list[Line]], index: Mapping[str, Mapping[str, Entry]], split: Mapping[str, str],
+            source: Mapping[str, str]) -> dict[str, dict]:
+    """Of each dataset. `split` and `source` have those of each clip; of a done line's parts the checks are needed."""
+    done = {dataset: [line for line in found if line.outcome == DONE] for dataset, found in lines.items()}
+    used = {key for found in done.values() for line in found for key in (line.clip, line.target) if key}
+    measured = _rows(index["measure"], used, _COLUMNS)
+    captions = _rows(index["caption"], used, ["id", "outcome", "caption"])
+    checks = {stage: _rows(index[stage], set(index[stage]), ["id", "outcome", *AGREEMENT])
+              for stage in ("check", "edit-check") if stage in index}
+    return {dataset: counted(found, split) | _dataset(done[dataset], source, measured, captions, checks)
+            | _instructed(done[dataset], index.get(f"instruct-{dataset}", {})) for dataset, found in lines.items()}
+
+
+def counted(lines: list[Line], split: Mapping[str, str]) -> dict:
+    """requested = done + lost; and the done rows of each split."""
+    kept = [line for line in lines if line.outcome == DONE]
+    return {
+        "requested": len(lines), "done": len(kept),
+        "lost": dict(sorted(Counter(line.outcome for line in lines if line.outcome != DONE).items())),
+        "splits": {name: sum(split[line.clip] == name for line in kept) for name in (splits.TRAIN, splits.EVAL)}}
+
+
 def _who(spec: Spec | None, kind: str) -> str:
     """What writes texts of a kind, as a card tells it."""
     if spec is not None:
@@ -58,7 +73,7 @@ def _who(spec: Spec | None, kind: str) -> str:
     return template.NAME if kind == "instruct" else measured.NAME
 
 
-def _dataset(lines: list[Line], kept: list[Line], work: Work, measured: Mapping[str, dict],
+def _dataset(kept: list[Line], source: Mapping[str, str], measured: Mapping[str, dict],
              captions: Mapping[str, dict], checks: Mapping[str, Mapping[str, dict]]) -> dict:
     keys = sorted({key for line in kept for key in (line.clip, line.target) if key})
     judged = {line.parts[name] for line in kept for name in ("check", "target_check") if name in line.parts}
@@ -66,11 +81,7 @@ def _dataset(lines: list[Line], kept: list[Line], work: Work, measured: Mapping[
     texts = [captions[key]["caption"] for key in keys]
     tempi = [clip["tempo"] for clip in clips if clip["tempo"] is not None and clip["tempo_confidence"] >= HEDGED]
     return {
-        "requested": len(lines), "done": len(kept),
-        "lost": dict(sorted(Counter(line.outcome for line in lines if line.outcome != DONE).items())),
-        "splits": {split: sum(work.split[line.clip] == split for line in kept)
-                   for split in (splits.TRAIN, splits.EVAL)},
-        "clips": len(keys), "source_videos": len({work.segments[key]["source_id"] for key in keys}),
+        "clips": len(keys), "source_videos": len({source[key] for key in keys}),
         "hours": round(sum(clip["duration"] for clip in clips) / 3600, 4),  # of clips, however many rows hold them
         "duration": _spread([clip["duration"] for clip in clips]),
         # What the captions do not dare to say is not counted either.

@@ -6,7 +6,7 @@ shard is not written again, and `load_dataset`, which caches by name, never serv
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -31,6 +31,7 @@ class Shard:
     name: str            # file name, content hash included
     rows: tuple[dict, ...]  # as pipelines.join takes them
     media: int           # bytes of it, about
+    content: tuple[str, ...] = ()  # of what its name follows from: the version, and each row
 
     def url(self, out: str) -> str:
         return storage.join(out, "datasets", self.dataset, self.split, self.name)
@@ -50,7 +51,7 @@ def plan(dataset: str, done: Iterable[Line], segments: Mapping[str, dict], split
 
     Rows lie in the order of their clips' hashes, as clips do in the clip store.
     """
-    version = [DATASETS[dataset].VERSION, str(DATASETS[dataset].features().arrow_schema)]
+    version = _digest([DATASETS[dataset].VERSION, str(DATASETS[dataset].features().arrow_schema)])
     by_split: dict[str, list[Line]] = {splits.TRAIN: [], splits.EVAL: []}
     for line in sorted(done, key=lambda line: (order(line.clip), line.clip, line.id)):
         by_split[split_of[line.clip]].append(line)
@@ -69,12 +70,21 @@ def plan(dataset: str, done: Iterable[Line], segments: Mapping[str, dict], split
                 rows = [_row(lines[place], segments, index) for place in bucket]
                 digests = [[index[stage][key].digest for stage, key in lines[place].parts.values()]
                            for place in bucket]
-                told = [[row["id"], digest, {name: value for name, value in row.items() if name != "parts"}]
-                        for row, digest in zip(rows, digests, strict=True)]
-                content = hashlib.sha256(json.dumps([version, told], sort_keys=True).encode()).hexdigest()[:12]
-                planned.append(Shard(dataset, split, f"data-{number:05d}-of-{count:05d}-{content}.arrow", tuple(rows),
-                                     sum(sizes[place] for place in bucket)))
+                content = (version, *(_digest([digest, {name: value for name, value in row.items() if name != "parts"}])
+                                      for row, digest in zip(rows, digests, strict=True)))
+                planned.append(Shard(dataset, split, f"data-{number:05d}-of-{count:05d}-{named(content)}.arrow",
+                                     tuple(rows), sum(sizes[place] for place in bucket), content))
     return planned
+
+
+def named(content: Sequence[str]) -> str:
+    """What a shard's name says of its content. The marker has `content`, so that a shard of fewer of the rows gets the
+    name that a plan would give it (pipelines.forget)."""
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()[:12]
+
+
+def _digest(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _row(line: Line, segments: Mapping[str, dict], index: Mapping[str, Mapping[str, Entry]]) -> dict:
@@ -99,9 +109,14 @@ def _write(shard: Shard, out: str) -> None:
     wall, cpu = time.time(), time.process_time()
     maker = DATASETS[shard.dataset]
     shards.write(shard.url(out), maker.features().arrow_schema, map(maker.row, join.joined(shard.rows, maker.PARTS)))
+    mark(out, shard, wall, time.time() - wall, time.process_time() - cpu)
+
+
+def mark(out: str, shard: Shard, started: float, seconds: float, cpu_seconds: float) -> None:
+    """Note that the shard is written."""
     storage.write_json(shard.marker(out), {
-        "rows": len(shard.rows), "bytes": storage.size(shard.url(out)), "started": wall, "seconds": time.time() - wall,
-        "cpu_seconds": time.process_time() - cpu}, indent=None)
+        "rows": len(shard.rows), "bytes": storage.size(shard.url(out)), "started": started, "seconds": seconds,
+        "cpu_seconds": cpu_seconds, "content": list(shard.content)}, indent=None)
 
 
 def finish(out: str, dataset: str, planned: list[Shard], card: str) -> None:

@@ -69,7 +69,7 @@ def listed(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def cut(monkeypatch):
     """Few clips are many."""
-    monkeypatch.setattr(pairs, "_FEW", 0)
+    monkeypatch.setattr(pairs, "FEW", 0)
     monkeypatch.setattr(pairs, "_BUCKET", 40)
 
 
