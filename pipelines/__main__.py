@@ -55,16 +55,19 @@ def main(arguments: list[str] | None = None) -> int:
     # Beam speaks of optional clients that nobody here uses, and logs what it raises as well.
     logging.disable(logging.WARNING)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    from pipelines import features, options, report
-    options.add_arguments(building)
-    features.add_arguments(encoding)
-    values, rest = parser.parse_known_args(arguments)
-    if values.command == "build":
-        return _build(options.parse(building, values, rest))
-    if values.command == "features":
-        return _features(features.parse(encoding, values, rest))
+    given = sys.argv[1:] if arguments is None else arguments
+    if "build" in given[:1]:  # the imports of these two take seconds that the others need not wait
+        from pipelines import options
+        options.add_arguments(building)
+        return _build(options.parse(building, *parser.parse_known_args(given)))
+    if "features" in given[:1]:
+        from pipelines import features
+        features.add_arguments(encoding)
+        return _features(features.parse(encoding, *parser.parse_known_args(given)))
+    values, rest = parser.parse_known_args(given)
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    from pipelines import report
     try:
         if values.command == "status":
             print(report.status(values.out))

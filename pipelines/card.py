@@ -136,7 +136,7 @@ def _sections(datasets: Sequence[str], stats: dict, embed: str, repo: str | None
     yield "## Rights and takedown"
     yield caveats.rights(made["source"], embed, repo)
     yield "## Changes"
-    yield "\n".join(map(_change, log)) or "No takedown so far."
+    yield "\n".join(_change(one, repo) for one in log) or "No takedown so far."
     yield "## Load it"
     yield from _load(datasets, stats, embed, repo)
 
@@ -215,8 +215,8 @@ def _numbers(numbers: dict) -> Iterator[str]:
            f"contradict what was measured: {judged}.")
 
 
-def _change(one: dict) -> str:
-    kept = ("the history was squashed, so no revision holds them" if one["squashed"]
+def _change(one: dict, repo: str | None) -> str:
+    kept = ("the history was squashed, so no revision holds them" if repo in one["squashed"]
             else "revisions from before may still hold them")
     rows = "1 row" if one["rows"] == 1 else f"{one['rows']} rows"
     return f"- {one['date']}: {rows} taken down, of {', '.join(one['datasets']) or 'no dataset'}; {kept}."

@@ -29,7 +29,7 @@ def hashed(name: str) -> str:
 
 def log(out: str) -> list[dict]:
     """What was ever taken down, oldest first: "date", "ids" (hashes of source videos), how many "rows" were of them,
-    and how many in each of "datasets", "squashed" (whether the published history is), "done" (whether it is here)."""
+    and how many in each of "datasets", "squashed" (repositories whose history is), "done" (whether it is here)."""
     try:
         return storage.read_json(_log(out))
     except FileNotFoundError:
@@ -208,8 +208,10 @@ def _explain(out: str, rows: list[dict]) -> None:
         if "@" in row["id"] or "~" in row["id"] or row["outcome"] == "no_pair":  # else it was lost before
             for clip, name in _clips(row):
                 source[clip], split[clip] = name, row["split"]
+    if not single or made["pairing"] is None or "measure" not in made["stages"]:
+        return
     measured = traces.index(out, {"measure": made["stages"]["measure"]})["measure"]
-    if not single or made["pairing"] is None or not source.keys() <= measured.keys() or len(source) > pairs.FEW:
+    if not source.keys() <= measured.keys() or len(source) > pairs.FEW:
         return
     settings = match.Settings(**{name: value for name, value in made["pairing"].items() if name != "both_directions"})
     _, why = pairs.find(out, source, measured, source, split, {key: key for key in source}, settings, None)

@@ -62,7 +62,7 @@ def takedown(out: str, ids: Iterable[str]) -> Done:
         if new:
             counts = forget.held(ledgers, new | copies)
             entries.append({"date": time.strftime("%Y-%m-%d", time.gmtime()), "ids": sorted(new | copies),
-                            "rows": sum(counts.values()), "datasets": counts, "squashed": False, "done": False})
+                            "rows": sum(counts.values()), "datasets": counts, "squashed": [], "done": False})
             forget.note(out, entries)
         forget.finish(out)
     return Done(len(asked), len(new), [one for one in ids if forget.hashed(one) in unseen], len(copies),
@@ -90,7 +90,7 @@ def follow(out: str, ids: Iterable[str], repo: str, squash: bool = False) -> Non
     if squash:
         hub.squash(repo, "dataset", f"takedown: {rows} rows; the history before it is squashed")
         with storage.lock(out):  # only what is true is told: the card says so once it is
-            forget.note(out, [entry | {"squashed": True} for entry in forget.log(out)])
+            forget.note(out, [entry | {"squashed": sorted({*entry["squashed"], repo})} for entry in forget.log(out)])
             forget.present(out)
         publish.publish(out, repo, names, message="the card says that the history was squashed")
 

@@ -210,10 +210,11 @@ def test_takedowns_are_told(made, parquet):
     assert section((parquet("none") / "README.md").read_text(), "Changes").strip() == "No takedown so far."
     log = made / "takedown" / "log.json"
     log.parent.mkdir()
-    log.write_text(json.dumps([{"date": "2031-02-03", "rows": 5, "datasets": ["mucaps", "muedit"], "squashed": False},
-                               {"date": "2031-03-04", "rows": 1, "datasets": ["muedit"], "squashed": True}]))
+    log.write_text(json.dumps([
+        {"date": "2031-02-03", "rows": 5, "datasets": ["mucaps", "muedit"], "squashed": ["other/music"]},
+        {"date": "2031-03-04", "rows": 1, "datasets": ["muedit"], "squashed": ["org/name", "other/music"]}]))
     try:
-        text = section((parquet("none") / "README.md").read_text(), "Changes")
+        text = section((parquet("none", repo="org/name") / "README.md").read_text(), "Changes")
     finally:
         log.unlink()
         log.parent.rmdir()

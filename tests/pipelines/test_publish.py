@@ -267,7 +267,7 @@ def test_one_row_no_eval_and_texts_of_every_kind(server, tmp_path):
 def test_a_takedown_that_was_cut_short_is_finished_first(made, server, tmp_path):
     out = shutil.copytree(made, tmp_path / "out")
     forget.note(str(out), [{"date": "2031-02-03", "ids": [forget.hashed("clip-1"), forget.hashed("clip-2")], "rows": 10,
-                            "datasets": dict.fromkeys(ALL, 2), "squashed": False, "done": False}])
+                            "datasets": dict.fromkeys(ALL, 2), "squashed": [], "done": False}])
     code, said, err = run("publish", "--out", out, "--repo", REPO)
     assert (code, err) == (0, "") and said.startswith("a takedown was cut short here: finishing it first\nverified: ")
     assert forget.log(str(out))[0]["done"]
