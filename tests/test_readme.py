@@ -43,6 +43,11 @@ def shell(snippet: str) -> str:
     return f"python -c {shlex.quote(snippet)}"
 
 
+def outside() -> dict[str, str]:
+    """The environment as it is outside of a `make` that these tests may run in: one inside it would say where it is."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+
+
 def commands() -> list[str]:
     """Without the comments beside them."""
     lines = [re.sub(r"\s+# .*", "", line).strip() for block in blocks("bash") for line in block.splitlines()]
@@ -71,7 +76,8 @@ def test_what_is_named_is_there():
 
 
 def test_help_lists_every_target_with_its_variables():
-    said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    said = subprocess.run(["make", "help"], cwd=ROOT, env=outside(), capture_output=True, text=True,
+                          check=True).stdout.splitlines()
     targets = re.findall(r"^([a-z0-9-]+):.*##", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     assert [line.split()[0] for line in said] == targets
     assert len({re.match(r"\S+ +", line).end() for line in said}) == 1, "in columns"
@@ -120,7 +126,7 @@ def test_its_commands_run(checkout):
     """`make` with a small LIMIT, and the Hub's own client against a server on loopback that speaks as the Hub does."""
     if shutil.which("make") is None:
         pytest.skip("there is no make")
-    mine = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "HF_"))}
+    mine = {name: value for name, value in outside().items() if not name.startswith("HF_")}
     ordered = [one for one in commands() if one not in NOT_RUN]
     ordered = [one for one in ordered if one not in LATER] + [one for one in ordered if one in LATER]
     ordered[1:1] = map(shell, blocks("python"))  # after the sample corpus

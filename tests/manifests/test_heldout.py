@@ -78,7 +78,7 @@ def test_a_wheel_brings_the_file(tmp_path):
     shutil.copytree(ROOT / "manifests", source / "manifests", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, source)
-    for package in ("captioners", "pairing", "pipelines", "pipelines/sample", "training"):
+    for package in ("captioners", "pairing", "pipelines", "pipelines/page", "pipelines/sample", "training"):
         (source / package).mkdir()
         (source / package / "__init__.py").touch()
     subprocess.run([sys.executable, "setup.py", "-q", "bdist_wheel", "--dist-dir", str(tmp_path)], cwd=source,
