@@ -121,7 +121,8 @@ def published(repo: str, kind: hub.Kind = "dataset") -> dict | None:
     try:
         found = json.loads(data)
         sound = (found["m2ugen"] == _FORMAT and found["kind"] == kind and found.get("embed") in (None, "none", "media")
-                 and isinstance(found["files"], list) and all(isinstance(one, str) for one in found["files"]))
+                 and all(isinstance(held, list) and all(isinstance(one, str) for one in held)
+                         for held in (found["files"], found["datasets"] if kind == "dataset" else [])))
     except (ValueError, LookupError, TypeError):
         sound = False
     if not sound:

@@ -12,10 +12,11 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 from tests.pipelines.hubanswers import READER, TOKEN, Refused, Request
 from tests.pipelines.hubrepos import Blob, Repo
+from tests.pipelines.server import Http
 
 __all__ = ["READER", "TOKEN", "Blob", "Failure", "Hub", "Repo", "environment", "here", "serving"]
 
@@ -45,7 +46,7 @@ class Hub:
         self.sent = self.answered = 0
         self.failures: list[list] = []
         self.lock, self.release = threading.RLock(), threading.Event()
-        self._server = _Http(("127.0.0.1", port), _Handler)
+        self._server = Http(("127.0.0.1", port), _Handler)
         self._server.owner = self
 
     @property
@@ -119,20 +120,10 @@ def here(patch, url: str, home, token: str | None = TOKEN) -> None:
     patch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
 
 
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 64
-    owner: Hub
-
-    def handle_error(self, request, client_address):
-        """Connections that end early are what is tested here."""
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # or an answer's body waits for its head to be acknowledged
-    server: _Http
+    server: Http
 
     def log_message(self, *_):
         pass

@@ -50,7 +50,7 @@ class Server:
         self.sent, self.asked, self.heads, self.proxied = Counter(), Counter(), Counter(), Counter()
         self.headers: dict[str, dict[str, str]] = {}  # of the last request, lower case
         self.closing, self._lock = threading.Event(), threading.Lock()
-        self._server = _Http(("127.0.0.1", port), _Handler)
+        self._server = Http(("127.0.0.1", port), _Handler)
         self._server.owner = self
 
     @property
@@ -100,19 +100,19 @@ def serving(routes: dict[str, Reply | Callable[[int], Reply]], folder: Path | No
         thread.join()
 
 
-class _Http(ThreadingHTTPServer):
+class Http(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 64
-    owner: Server
+    owner: object
 
     def handle_error(self, request, client_address):
-        """Clients that hang up are what is tested here."""
+        """Connections that end early are what is tested here."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Http
+    server: Http
 
     def setup(self):
         super().setup()

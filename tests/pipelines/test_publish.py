@@ -183,7 +183,8 @@ def test_a_manifest_can_have_nothing_else_deleted(made, server):
     publish.publish(str(made), REPO, ["musicqa"], told=lambda line: None)
     assert {"NOTES.md", "extra/x.parquet", ".gitattributes"} < set(server.files(*KEY))
     assert not any(path.startswith("mucaps/") for path in server.files(*KEY))
-    for data in (b"no JSON", b"[]", b'{"m2ugen": 1, "kind": "model", "files": []}', b'{"m2ugen": 1, "files": [1]}'):
+    for data in (b"no JSON", b"[]", b'{"m2ugen": 1, "kind": "model", "files": []}', b'{"m2ugen": 1, "files": [1]}',
+                 b'{"m2ugen": 1, "kind": "dataset", "files": []}'):
         repo.push("a trap", repo.commits[-1].files | {".m2ugen.json": hubserver.Blob(data, False)})
         with pytest.raises(hub.HubError, match=r"its \.m2ugen\.json is not what a publication of ours has"):
             publish.publish(str(made), REPO, ["musicqa"])
