@@ -44,7 +44,7 @@ TORCH_INDEX ?=
 
 .PHONY: help setup datasets status ledger report diff features publish publish-model takedown \
 	train-stage1 train-stage2 train-stage3 test lint bench bench-model \
-	bench-captions bench-train lavis-env lock clean
+	bench-captions bench-train learn lavis-env lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -135,6 +135,9 @@ bench-captions: setup  ## captions and instructions by models, together and one 
 
 bench-train: setup  ## training, beside one sample at a time without features; ARGS="--size 7b --device cuda"
 	$(PY) benchmarks/train.py $(ARGS)
+
+learn: setup  ## does it learn? A small corpus, the three stages, held-out clips; to benchmarks/learn.*: OUT= LIMIT=
+	$(strip $(PY) benchmarks/learn.py --out "$(OUT)/learn" $(if $(LIMIT),--limit "$(LIMIT)") $(ARGS))
 
 lavis-env:  ## LAVIS's own environment, in .lavis, for BLIP by LAVIS (PYTHON=python3.11; TORCH_INDEX=URL as for setup)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \

@@ -28,7 +28,8 @@ NOT_RUN = {  # and why; where tests run the like, which
     "make datasets CAPTIONS=models": "models of gigabytes from the Hub; test_models.py, with small ones",
     ".venv/bin/python -m captioners image *.jpg": "a model from the Hub; captioners/test_main.py, with small ones",
     "make train-stage1 OUT=data SIZE=7b LLAMA=meta-llama/Llama-2-7b-hf COCO=annotations/captions_train2017.json GPUS=8":
-        "eight GPUs and LLaMA-2; test_makefile.py, small and on two processes"}
+        "eight GPUs and LLaMA-2; test_makefile.py, small and on two processes",
+    "make learn": "twenty minutes; benchmarks/test_learn.py, on few clips and for few steps"}
 LATER = ("make publish-model OUT=data REPO=org/model",)  # README trains the model below
 DIFFER = (".venv/bin/python -m pipelines diff data mine --json",)  # exits 1, like diff
 CLIPS, TAKEN = 8, "sample-0-00003"

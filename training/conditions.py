@@ -130,18 +130,18 @@ def debug(decoder: config.MusicDecoder, shape: tuple[int, int], device: str | to
 
 
 def _ids(size: int, captions: list[str], length: int, device: str | torch.device) -> BatchEncoding:
-    """input_ids and attention_mask [B, length]; captions end with 1, padding is 0.
+    """input_ids and attention_mask [B, length], in which each word has its place, by a hash of it; 0 where none is.
 
-    A word is one id, a hash of it, where LLaMA's own tokenizer at this size would spend several; short words, which
-    captions share, are left out, so that what tells captions apart fits.
+    So what is at a place follows from which words a caption has, and in no way from their order: in their order all
+    but 2 % of the states' variance would be beyond who knows all of a caption's words, and with it beyond a model of
+    this size. Short words, which captions share, are left out.
     """
-    rows = []
-    for caption in captions:
-        words = _WORDS.findall(caption)[:length - 1]
-        rows.append([2 + zlib.crc32(word.lower().encode()) % (size - 2) for word in words] + [1])
-    return BatchEncoding({
-        "input_ids": torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device),
-        "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)})
+    rows = torch.zeros(len(captions), length, dtype=torch.long)
+    for row, caption in zip(rows, captions, strict=True):
+        for word in sorted({word.lower() for word in _WORDS.findall(caption)}):  # of two at a place, always the same
+            drawn = zlib.crc32(word.encode())
+            row[drawn % length] = 1 + drawn // length % (size - 1)
+    return BatchEncoding({"input_ids": rows.to(device), "attention_mask": torch.ones_like(rows, device=device)})
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:

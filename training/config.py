@@ -184,7 +184,7 @@ def _llama(size: Size, layers: int) -> dict[str, int]:
 def _projector(size: Size, music_decoder: MusicDecoder) -> Projector:
     debug = size == "debug"
     if music_decoder == "musicgen":    # T5-base: 128 tokens of 768
-        return Projector(16, 24, 64, 4, 2, 128) if debug else Projector(128, 768)
+        return Projector(16, 24, 256, 4, 1, 256) if debug else Projector(128, 768)
     if music_decoder == "audioldm2":   # flan-T5-large's 128 tokens of 1024 and GPT-2's 8 of 768, in one row
-        return Projector(1, 16 * 16 + 8 * 12, 64, 4, 2, 128) if debug else Projector(1, 128 * 1024 + 8 * 768)
+        return Projector(1, 16 * 16 + 8 * 12, 256, 4, 1, 256) if debug else Projector(1, 128 * 1024 + 8 * 768)
     raise ValueError(f"the music decoder is {music_decoder!r}; it may be musicgen or audioldm2")

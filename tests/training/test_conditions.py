@@ -137,3 +137,12 @@ def test_what_is_not_whole(tmp_path: Path, audioldm2: Path) -> None:
     file.unlink()
     with pytest.raises(ValueError, match="projection_model: no diffusion_pytorch_model"):
         conditions.audioldm2(tmp_path / "ldm", (1, 352), **HOW, length=16)
+
+
+@pytest.mark.parametrize("decoder, shape", [("musicgen", SHAPE), ("audioldm2", (1, 352))])
+def test_the_debug_encoder_reads_which_words_there_are_and_not_their_order(decoder, shape) -> None:
+    encode = conditions.debug(decoder, shape, "cpu", torch.float32)
+    caption = "moderately percussive uptempo bright energetic dance groove, constant loudness and narrow register"
+    words = caption.split()
+    said = encode([caption, " ".join(words[::-1]), " ".join(words[:-1])])
+    assert torch.equal(said[0], said[1]) and not torch.allclose(said[0], said[2])
