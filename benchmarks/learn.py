@@ -130,20 +130,22 @@ def run(module: str, *arguments: object) -> None:
 
 
 def _words(out: Path, steps: int) -> dict:
-    if not (out / "llama" / "learnt.json").exists():
-        with quiet():
-            losses = language.train(Sources(str(out)), out / "llama", steps=steps)
-        (out / "llama" / "learnt.json").write_text(json.dumps(losses))
-    return json.loads((out / "llama" / "learnt.json").read_text())
+    return _learnt(out / "llama", lambda folder: language.train(Sources(str(out)), folder, steps=steps))
 
 
 def _sounds(out: Path, steps: int) -> dict:
-    if not (out / "mert" / "learnt.json").exists():
+    clips = (_rows(out, "mucaps", split) for split in (splits.TRAIN, splits.EVAL))
+    return _learnt(out / "mert", lambda folder: ears.train(*clips, folder, steps=steps))
+
+
+def _learnt(folder: Path, train: Callable[[Path], dict]) -> dict:
+    """What a model scored when it was trained; that is written last, when the model is whole."""
+    file = folder / "learnt.json"
+    if not file.exists():
         with quiet():
-            heard = ears.train(_rows(out, "mucaps", splits.TRAIN), _rows(out, "mucaps", splits.EVAL), out / "mert",
-                               steps=steps)
-        (out / "mert" / "learnt.json").write_text(json.dumps(heard))
-    return json.loads((out / "mert" / "learnt.json").read_text())
+            found = train(folder)
+        file.write_text(json.dumps(found))
+    return json.loads(file.read_text())
 
 
 def _alpaca(out: Path) -> None:
@@ -163,8 +165,8 @@ def trained(out: Path, took: dict[str, float], name: str, stages: Sequence[int],
 
 
 def evaluated(out: Path, name: str, last: int) -> dict:
-    """Points a to e, of what is there: captions after stage 1, of music after the last too; retrieval after the two
-    that teach it; all else after the last."""
+    """What held-out clips are asked: captions after stage 1, of music after the last too; retrieval after the two that
+    teach it; all else after the last."""
     torch.set_num_threads(1)
     found: dict = {"validation": {}}
     for stage in sorted({1, last}):

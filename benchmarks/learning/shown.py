@@ -7,8 +7,8 @@ _CONTROLS = {"own": "its own", "other": "another's", "noise": "noise"}
 
 
 def table(results: Mapping) -> str:
-    """Markdown. Right of named, and what is right by chance; an attribute that is above it with its own medium is
-    bold."""
+    """Markdown. Right of named, and what is right by chance; an attribute that is above it with its own medium alone
+    is bold."""
     runs, seconds = results["runs"], results["seconds"]
     open_ = {name: run for name, run in runs.items() if "retrieval" in run}
     shut = {name: run for name, run in runs.items() if "retrieval" not in run}

@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import torch
+from datasets import Dataset
 
 from benchmarks.learning import ears
 from training.config import m2ugen
@@ -26,7 +27,6 @@ def test_it_gives_what_the_debug_size_takes_and_hears_no_level() -> None:
 
 
 def test_what_is_not_sure_is_not_learnt() -> None:
-    from datasets import Dataset
     row = {"audio": None, "tempo": 120.0, "tempo_confidence": 0.2, "onset_rate": 2.0, "centroid": math.e,
            "flatness": None, "percussiveness": 0.5, "dynamics": 0.0, "pitch_median": 60.0, "pitch_salience": 0.9,
            "mode": "major", "key_confidence": 0.9}
