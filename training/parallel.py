@@ -2,12 +2,13 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import psutil
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 _PATIENCE = timedelta(hours=1)  # with the first, which alone prepares the data
 
@@ -18,6 +19,7 @@ class Processes:
     rank: int
     world: int
     device: torch.device
+    _joined: list[DistributedDataParallel] = field(default_factory=list, repr=False)
 
     @property
     def first(self) -> bool:
@@ -31,6 +33,16 @@ class Processes:
         if self.device.type == "cuda":
             return torch.cuda.get_device_properties(self.device).total_memory
         return psutil.virtual_memory().total
+
+    def joined(self, model: nn.Module) -> nn.Module:
+        """The model, with gradients that are those of all processes."""
+        if self.world == 1:
+            return model
+        cards = [self.device.index] if self.device.type == "cuda" else None
+        # All have read the same files: nothing need be sent before the first gradients.
+        self._joined.append(DistributedDataParallel(model, device_ids=cards, forward_sync_buffers=False,
+                                                    init_sync=False, gradient_as_bucket_view=True))
+        return self._joined[-1]
 
     def wait(self) -> None:
         """Until all are here."""
@@ -102,7 +114,12 @@ def processes(device: str | None = None) -> Iterator[Processes]:
         yield Processes(0, 1, torch.device(kind))
         return
     distributed.init_process_group("nccl" if kind.startswith("cuda") else "gloo", timeout=_PATIENCE)
+    here = Processes(distributed.get_rank(), world, torch.device(kind))
     try:
-        yield Processes(distributed.get_rank(), world, torch.device(kind))
+        yield here
     finally:
+        for one in here._joined:
+            # They hold the process group. Who lets go of it last ends gloo's threads; these would do so with Python's
+            # lock in hand, for which such a thread may just wait, to forget its last work: both wait for ever.
+            del one.reducer, one.logger
         distributed.destroy_process_group()

@@ -10,7 +10,6 @@ from itertools import chain
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from manifests.messages import one_line, shown
 from training import cost, loss, packing
@@ -153,9 +152,4 @@ def wrapped(model: M2UGen, settings: Settings, here: Processes) -> nn.Module:
     if settings.compile:
         for layer in model.llama.model.layers:  # the attention beside it has hooks, at which a graph would break
             layer.mlp.compile()
-    if here.world == 1:
-        return model
-    cards = [here.device.index] if here.device.type == "cuda" else None
-    # All have read the same files: nothing need be sent before the first gradients.
-    return DistributedDataParallel(model, device_ids=cards, forward_sync_buffers=False, init_sync=False,
-                                   gradient_as_bucket_view=True)
+    return here.joined(model)

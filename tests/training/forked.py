@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import distributed
 
 from tests.training import corpus
-from training import checkpoint, feed, state, train
+from training import checkpoint, feed, parallel, state, train
 from training.settings import Settings
 from training.step import Steps, Stopped
 
@@ -275,8 +276,27 @@ def first(out: Path) -> None:
     assert files[0] == files[1] and len(files[0]) == 9
 
 
+def ends(out: Path) -> None:
+    """Processes that have just trained part, often enough for one in fifty to wait for ever."""
+    begin = distributed.init_process_group
+
+    def often() -> None:
+        rank = int(os.environ["RANK"])
+        store = distributed.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), 2, rank == 0)
+        for time in range(200):
+            distributed.init_process_group = partial(begin, store=distributed.PrefixStore(str(time), store), rank=rank,
+                                                     world_size=2)
+            with parallel.processes("cpu") as here:
+                joined = here.joined(torch.nn.Linear(2, 2))
+                joined(torch.ones(1, 2)).sum().backward()
+                here.wait()
+            del joined, here  # as a training's end does
+    assert together(2, often, out / "log") == [0, 0]
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    works = {"killed": killed, "shared": shared, "unreadable": unreadable, "unlike": unlike, "first": first}
+    works = {"killed": killed, "shared": shared, "unreadable": unreadable, "unlike": unlike, "first": first,
+             "ends": ends}
     for name in sys.argv[2:]:
         works[name](Path(sys.argv[1]))

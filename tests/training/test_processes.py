@@ -27,3 +27,7 @@ def test_what_any_process_could_not_read_is_told(tmp_path) -> None:
         b"broken" if number % 2 else corpus.media(modality, number)))
     told = json.loads(forked.run(tmp_path, "unreadable").splitlines()[-1])
     assert sorted(told) == [f"coco muimage-{number}" for number in (1, 3, 5, 7)]
+
+
+def test_no_process_waits_for_ever_at_the_end(tmp_path) -> None:
+    forked.run(tmp_path, "ends")
