@@ -13,6 +13,7 @@ from datasets import Audio, Dataset
 from torch import Tensor, nn
 from transformers import HubertConfig, HubertModel
 
+from benchmarks.learning.fitting import fit
 from captioners.vocabulary import SURE, VOICED
 from training import frozen
 from training.config import m2ugen
@@ -48,19 +49,12 @@ def train(clips: Dataset, held_out: Dataset, folder: Path, *, steps: int, batch:
         waves, wanted = _heard(clips), _measured(clips)
         mean, spread = (torch.from_numpy(some(wanted.numpy(), 0)) for some in (np.nanmean, np.nanstd))
         wanted = (wanted - mean) / spread
-        optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], rate, betas=(0.9, 0.98),
-                                      weight_decay=0.05)
-        coming = (place for _ in iter(int, 1) for place in order.permutation(len(waves)).tolist())
-        for step in range(steps):
-            fall = (1 + math.cos(math.pi * step / steps)) / 2
-            optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 40) * fall
-            places = [next(coming) for _ in range(batch)]
+
+        def error(places: list[int]) -> Tensor:
             start = int(order.integers(waves.shape[1] - RATE * _SECONDS))
-            error = head(_said(model, waves[places, start:start + RATE * _SECONDS])) - wanted[places]
-            error[~error.isnan()].square().mean().backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+            off = head(_said(model, waves[places, start:start + RATE * _SECONDS])) - wanted[places]
+            return off[~off.isnan()].square().mean()
+        fit([model, head], error, len(waves), order, steps=steps, batch=batch, rate=rate)
         model.eval().save_pretrained(folder)
         with torch.no_grad():
             heard = torch.cat([head(_said(model, some)) for some in _heard(held_out).split(32)])

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import load_from_disk
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from captioners import seen, vocabulary
+from captioners import measured, seen, vocabulary
 from manifests import splits
 from training import rows, samples, tokenizer
 from training.config import Config, m2ugen
@@ -32,6 +33,7 @@ from training.stages import STAGES
 _LONGEST = 512
 _TOLD, _LEFT_OUT = 0.75, 0.15  # share of the texts whose claims are told, and of their claims that are not
 _FIRST = 3      # of a prefix's six layers something is told in these; the layers after them read it too
+_WAYS = 4       # in which each training clip's measurements are said, beside its own caption
 _FRAMED = 0.35  # of the steps with captions: with the prompt before them, which is longer than they are
 # How often a step is of this dataset: captions, which are to be steered, more than conversations, which are longer.
 _SHARES = {(1, "mucaps"): 0.36, (1, "coco"): 0.2, (1, "muvideo"): 0.28, (3, "musicqa"): 0.12, (3, "muimage"): 0.04,
@@ -40,10 +42,11 @@ _SHARES = {(1, "mucaps"): 0.36, (1, "coco"): 0.2, (1, "muvideo"): 0.28, (3, "mus
 
 @dataclass(frozen=True)
 class Text:
-    """`tokens`, of which the prompt is the first `prompt`; `claims`, by number, and in which layers they are told."""
+    """`tokens`, of which the prompt is the first `prompt`; `claims`, by number, each as loud as it is told; and in
+    which layers they are told."""
     tokens: tuple[int, ...]
     prompt: int
-    claims: tuple[int, ...]
+    claims: tuple[tuple[int, float], ...]
     layers: range
 
     def bare(self) -> "Text":
@@ -106,10 +109,10 @@ class _Leaning:
                                                     padding_value=padding) for padding in (0, IGNORED))
         sums = []
         for one in texts:
-            kept = [claim for claim in one.claims if draw is None or draw.random() > _LEFT_OUT]
-            if not kept or (draw.random() if draw else 0.5) >= told:
-                kept = []
-            sums.append(self.told(torch.tensor(kept, dtype=torch.long)).sum(0))
+            kept = {claim: loud for claim, loud in one.claims if draw is None or draw.random() > _LEFT_OUT}
+            if (draw.random() if draw else 0.5) >= told:
+                kept = {}
+            sums.append(torch.tensor([*kept.values()]) @ self.told(torch.tensor([*kept], dtype=torch.long)))
         self.sums = torch.stack(sums)[:, None]
         self.layers = torch.tensor([draw.choice(one.layers) if draw else one.layers[len(one.layers) // 2]
                                     for one in texts])[:, None, None]
@@ -137,8 +140,7 @@ def _texts(sources: Sources, split: str, config: Config, claims: dict) -> dict[t
     """By stage and dataset, as the stages will have them but without audio tokens. `claims` numbers what is claimed
     in training."""
     words, found = tokenizer.debug(config), {}
-    for one in _spoken(sources, split):
-        stage, name, texts = one
+    for stage, name, texts in _spoken(sources, split):
         whole = samples.sample(texts, words, _LONGEST)
         # Nor does the text end where audio tokens begin.
         tokens = tuple(takewhile(lambda id: id not in config.audio_ids, whole.tokens))
@@ -146,7 +148,7 @@ def _texts(sources: Sources, split: str, config: Config, claims: dict) -> dict[t
         if split == splits.TRAIN:
             for claim in said:
                 claims.setdefault(claim, len(claims))
-        known = tuple(claims[one] for one in said if one in claims)
+        known = tuple((claims[one], loud) for one, loud in said.items() if one in claims)
         text = Text(tokens, whole.labels.count(IGNORED), known, _layers(config, texts))
         found.setdefault((stage, name), []).append(text)
     return found
@@ -162,15 +164,21 @@ def _layers(config: Config, texts: Texts) -> range:
 def _spoken(sources: Sources, split: str) -> Iterator[tuple[int, str, Texts]]:
     def lost(unusable: samples.Unusable) -> None:
         raise unusable  # in a build of ours nothing is
+    clips = load_from_disk(f"{sources.out}/datasets/mucaps/{split}").remove_columns("audio")
+    heard = {row["id"]: row for row in clips}
     for stage in (1, 3):  # what stage 2 says again is in stage 1
         for part in rows.parts(STAGES[stage], sources)[0]:
             for texts in rows.texts(part, split, stage, lost, {}):
                 yield stage, part.name, texts
+                if (stage, part.name, split) == (1, "mucaps", splits.TRAIN):
+                    for seed in range(_WAYS):
+                        yield stage, part.name, replace(texts, answer=measured.caption(heard[texts.id], seed))
 
 
-def _claims(texts: Texts, seen_too: bool) -> list[tuple[str, ...]]:
+def _claims(texts: Texts, seen_too: bool) -> dict[tuple[str, ...], float]:
+    """What a text claims, and how loud it is told: a colour the less, the more others are named before it."""
     if seen_too and "audio" not in texts.hears:
         said = seen.claims(texts.answer)
-        colours = [("colour", str(place), name) for place, name in enumerate(said.pop("colours", ()))]
-        return [*colours, *(("look", name, str(value)) for name, value in said.items())]
-    return [("sound", name, str(value)) for name, value in vocabulary.claims(texts.answer).items()]
+        colours = {("colour", name): 1 / (1 + place) for place, name in enumerate(said.pop("colours", ()))}
+        return colours | {("look", name, str(value)): 1.0 for name, value in said.items()}
+    return {("sound", name, str(value)): 1.0 for name, value in vocabulary.claims(texts.answer).items()}

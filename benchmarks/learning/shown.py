@@ -7,25 +7,24 @@ _CONTROLS = {"own": "its own", "other": "another's", "noise": "noise"}
 
 
 def table(results: Mapping) -> str:
-    """Markdown. Right of named, and what is right by chance; an attribute that is above it with its own medium alone
-    is bold."""
+    """Markdown. Right of named, and what is right by chance; what is above it with its own medium alone is bold."""
     runs, seconds = results["runs"], results["seconds"]
     open_ = {name: run for name, run in runs.items() if "retrieval" in run}
     shut = {name: run for name, run in runs.items() if "retrieval" not in run}
     lines = [f"{results['limit']} clips, {results['held out']} held out; {results['machine']['cpu']}, "
              f"{results['machine']['cores']} cores; {seconds['all'] / 60:.1f} minutes.", "",
              "| phase | minutes | of these, on a core each |", "|---|---|---|"]
-    parts = {"pipeline": [], "models and features": ["LLaMA", "MERT", "features"],
+    parts = {"pipeline": [], "models and features": ["LLaMA", "MERT", "ViViT", "features"],
              "stages and evaluation": [name for name in seconds if name.startswith("seed ")]}
     lines += [f"| {name} | {seconds[name] / 60:.1f} | {', '.join(f'{one} {seconds[one] / 60:.1f}' for one in found)} |"
-              for name, found in parts.items()] + [""]
+              for name, found in parts.items()] + ["", *_summary(open_, shut), ""]
     for name, run in open_.items():
         frozen = next((one for label, one in shut.items() if label.startswith(f"{name},")), None)
         lines += [f"**{name}**: right of named (by chance, 95 %)", "",
                   "| | attribute | its own medium | another clip's | noise | gates shut |", "|---|---|---|---|---|---|"]
         for title, place, attribute in _attributes(run):
             cells = [_cell(_at(run, place, control, attribute)) for control in _CONTROLS]
-            cells.append(_cell(_at(frozen, place, "own", attribute)) if frozen and place[0] != "answers" else "")
+            cells.append(_cell(_at(frozen or {}, place, "own", attribute)))
             mark = "**" if _heard(run, place, attribute) else ""
             lines.append(f"| {title} | {mark}{attribute}{mark} | {' | '.join(cells)} |")
         lines += ["", *(f"Retrieval {after}: of {found['asked']} captions' targets {found['first']} are the nearest of "
@@ -34,6 +33,22 @@ def table(results: Mapping) -> str:
                   "Audio tokens: " + "; ".join(f"{what} {_music(what, one)}" for what, one in run["music"].items())
                   + ".", ""]
     return "\n".join(lines)
+
+
+def _summary(open_: Mapping[str, Mapping], shut: Mapping[str, Mapping]) -> Iterator[str]:
+    """What is heard or seen from some seed, of all seeds side by side."""
+    heads = [head for name in open_ for head in (f"{name}: its own", "another's")]
+    yield f"| | attribute | {' | '.join(heads)} | gates shut |"
+    yield "|---" * (len(heads) + 3) + "|"
+    counted = dict.fromkeys(one for run in open_.values() for one in _attributes(run))
+    for title, place, attribute in counted:
+        heard = [_heard(run, place, attribute) for run in open_.values()]
+        if any(heard):
+            cells = [cell for run, above in zip(open_.values(), heard, strict=True) for cell in (
+                _cell(_at(run, place, "own", attribute), "**" if above else ""),
+                _cell(_at(run, place, "other", attribute)))]
+            cells.append(_cell(next((_at(run, place, "own", attribute) for run in shut.values()), None)))
+            yield f"| {title} | {attribute} | {' | '.join(cells)} |"
 
 
 def plot(results: Mapping, path: Path) -> None:
@@ -52,8 +67,7 @@ def plot(results: Mapping, path: Path) -> None:
             shown = [(place, attribute) for title, place, attribute in _attributes(run) if title == panel]
             for at, (place, attribute) in enumerate(shown):
                 bars = {control: _at(run, place, control, attribute) for control in _CONTROLS}
-                if frozen and place[0] != "answers":
-                    bars["shut"] = _at(frozen, place, "own", attribute)
+                bars["shut"] = _at(frozen or {}, place, "own", attribute)
                 for offset, (control, one) in enumerate(bars.items()):
                     if not one or not one["named"]:
                         continue
@@ -98,8 +112,8 @@ def _heard(run: Mapping, place: tuple[str, ...], attribute: str) -> bool:
     return above == {"own": True, "other": False, "noise": False}
 
 
-def _cell(one: Mapping | None) -> str:
-    return "" if one is None else f"{one['right']} of {one['named']} ({one['low']}-{one['high']})"
+def _cell(one: Mapping | None, mark: str = "") -> str:
+    return "" if one is None else f"{mark}{one['right']} of {one['named']} ({one['low']}-{one['high']}){mark}"
 
 
 def _music(what: str, one: Mapping) -> str:

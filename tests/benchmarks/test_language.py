@@ -13,7 +13,7 @@ def test_untold_it_is_the_plain_model_and_told_it_is_steered() -> None:
     torch.manual_seed(0)
     config = m2ugen("debug")
     model, told = language._model(config), nn.Embedding(5, config.dim)
-    texts = [Text((1, 300, 301, 302, 2), 1, (0, 3), range(2, 8)), Text((1, 300, 2), 1, (), range(8, 14))]
+    texts = [Text((1, 300, 301, 302, 2), 1, ((0, 1.0), (3, 0.5)), range(2, 8)), Text((1, 300, 2), 1, (), range(8, 14))]
     tokens = torch.tensor([[1, 300, 301, 302, 2], [1, 300, 2, 0, 0]])
     labels = tokens.masked_fill(torch.tensor([[False] * 5, [False] * 3 + [True] * 2]), -100)
     plain = model(tokens, labels=labels).loss
@@ -24,13 +24,14 @@ def test_untold_it_is_the_plain_model_and_told_it_is_steered() -> None:
     one.backward()
     moved = told.weight.grad.abs().sum(1) > 0
     assert moved.tolist() == [True, False, False, True, False]
+    torch.testing.assert_close(told.weight.grad[3], 0.5 * told.weight.grad[0])
 
 
 def test_some_texts_are_told_and_in_different_layers() -> None:
     config = m2ugen("debug")
     leaning = language._Leaning(language._model(config), nn.Embedding(5, config.dim))
     with torch.no_grad():
-        leaning.loss([Text((1, 300, 2), 1, (0, 3), range(8, 14))] * 200, np.random.default_rng(0))
+        leaning.loss([Text((1, 300, 2), 1, ((0, 1.0), (3, 1.0)), range(8, 14))] * 200, np.random.default_rng(0))
     share = (leaning.sums.abs().sum((1, 2)) > 0).float().mean()
     assert 0.6 < share < 0.85 and set(leaning.layers.flatten().tolist()) == set(range(8, 14))
 
@@ -38,8 +39,8 @@ def test_some_texts_are_told_and_in_different_layers() -> None:
 def test_claims_are_of_what_a_text_is_about() -> None:
     seen = Texts("a", "coco", None, "A dark image mostly in red with some blue.", {"image": Medium("muimage", "a")})
     heard = Texts("a", "mucaps", None, "A dark-toned piece at 96 BPM.", {"audio": Medium("mucaps", "a")})
-    assert set(language._claims(seen, True)) == {("colour", "0", "red"), ("colour", "1", "blue"),
-                                                 ("look", "brightness", "dark"), ("look", "dominance", "main")}
+    assert language._claims(seen, True) == {("colour", "red"): 1.0, ("colour", "blue"): 0.5,
+                                            ("look", "brightness", "dark"): 1.0, ("look", "dominance", "main"): 1.0}
     assert set(language._claims(heard, True)) == {("sound", "brightness", "dark"), ("sound", "tempo", "96"),
                                                   ("sound", "beat", "sure")}
 
@@ -53,4 +54,4 @@ def test_what_is_told_is_told_where_the_prefix_of_the_medium_speaks() -> None:
 
 
 def test_without_its_prompt_a_text_is_what_is_said() -> None:
-    assert Text((1, 5, 6, 7, 2), 3, (4,), range(2, 8)).bare() == Text((1, 7, 2), 1, (4,), range(2, 8))
+    assert Text((1, 5, 6, 7, 2), 3, ((4, 1.0),), range(2, 8)).bare() == Text((1, 7, 2), 1, ((4, 1.0),), range(2, 8))

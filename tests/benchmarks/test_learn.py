@@ -11,7 +11,7 @@ def test_all_of_it_runs_and_says_what_it_found(tmp_path, monkeypatch, capsys) ->
     short = {stage: [*given, "--epochs", "1"] for stage, given in learn.STAGES.items()}
     monkeypatch.setattr(learn, "STAGES", short)
     monkeypatch.setattr("sys.argv", ["learn.py", "--out", str(tmp_path / "out"), "--to", str(tmp_path / "to"),
-                                     "--limit", "60", "--words", "3", "--sounds", "2", "--seeds", "0"])
+                                     "--limit", "60", "--words", "3", "--sounds", "2", "--films", "2", "--seeds", "0"])
     learn.main()
     said = capsys.readouterr().out
     found = json.loads((tmp_path / "to" / "learn.json").read_text())
