@@ -19,7 +19,7 @@ class Processes:
     rank: int
     world: int
     device: torch.device
-    _joined: list[DistributedDataParallel] = field(default_factory=list, repr=False)
+    _joined: list[DistributedDataParallel] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def first(self) -> bool:
@@ -119,7 +119,7 @@ def processes(device: str | None = None) -> Iterator[Processes]:
         yield here
     finally:
         for one in here._joined:
-            # They hold the process group. Who lets go of it last ends gloo's threads; these would do so with Python's
-            # lock in hand, for which such a thread may just wait, to forget its last work: both wait for ever.
+            # DDP's reducer holds the group too, and who lets go of that last joins gloo's threads. The reducer would do
+            # so with Python's lock in hand, for which such a thread may wait, to drop its last work: a deadlock.
             del one.reducer, one.logger
         distributed.destroy_process_group()

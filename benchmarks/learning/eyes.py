@@ -2,7 +2,7 @@
 
 The debug size's own video encoder is random. Of a film it says little that is told in words: a linear probe finds the
 main colour of fewer than half. The published one has learnt to tell 400 classes of films; this one learns to tell what
-the captions of the training films claim.
+the captions of the training films claim: the attributes that are asked for afterwards, of other films.
 """
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +17,10 @@ from transformers import VivitConfig, VivitImageProcessor, VivitModel
 from benchmarks.learning import hearing
 from benchmarks.learning.fitting import fit
 from captioners import seen
-from training import frozen
-from training.config import m2ugen
+from training import encoders, frozen
 
-_KEPT = 512   # tubelets of a film, of 3136, from which a step draws: attention among all of them is minutes' work
-_DRAWN = 128
+_KEPT = 512   # tubelets of a film, of 3136, that are kept in memory
+_DRAWN = 128  # of them, of which a step makes its mean: attention among all is minutes' work
 _UNKNOWN = -1
 
 Words = Mapping[str, Sequence[str]]  # attribute: what may be told of it
@@ -30,7 +29,8 @@ Words = Mapping[str, Sequence[str]]  # attribute: what may be told of it
 def train(films: Dataset, held_out: Dataset, folder: Path, *, steps: int, batch: int = 16, rate: float = 1e-2,
           seed: int = 0) -> dict[str, float | None]:
     """Write a ViViT in the Hub's layout that gives [3137, 32] of a film, and return the share of the held-out films, of
-    those whose captions tell an attribute, of which a linear layer upon their mean tells it rightly.
+    those whose captions say of an attribute what some training film's does, of which a linear layer upon the mean of
+    _KEPT tubelets tells it rightly.
 
     `films`: rows of MUVideo, with video and captions.
     """
@@ -54,17 +54,15 @@ def train(films: Dataset, held_out: Dataset, folder: Path, *, steps: int, batch:
             places, tubelets = _tubelets(held_out, order)
             guessed = torch.cat([head(_seen(model, *some)) for some in zip(
                 places.split(16), tubelets.split(16), strict=True)])
-        told, found = _numbered(_told(held_out), words), {}
-        for name, (guess, truth) in zip(words, _each(guessed, told, words), strict=True):
+        truths, found = _numbered(_told(held_out), words), {}
+        for name, (guess, truth) in zip(words, _each(guessed, truths, words), strict=True):
             right = (guess.argmax(1) == truth)[truth != _UNKNOWN]
             found[name] = float(right.float().mean()) if len(right) else None
         return found
 
 
 def _model() -> VivitModel:
-    width = next(one.width for one in m2ugen("debug").modalities if one.name == "video")
-    return VivitModel(VivitConfig(hidden_size=width, num_attention_heads=2, intermediate_size=2 * width,
-                                  num_hidden_layers=1), add_pooling_layer=False).train()
+    return VivitModel(encoders.debug().video.config, add_pooling_layer=False).train()
 
 
 def _seen(model: VivitModel, places: Tensor, tubelets: Tensor) -> Tensor:

@@ -3,15 +3,16 @@
 LLaMA-2 knows English before it hears anything, and its states have directions along which what it says can be steered;
 64 dimensions that learnt captions alone have none: even told the truth by an oracle, in every layer that a prefix of
 audio speaks in, they hardly say it (docs/learning.md has the numbers). So most texts come with what they will claim, an
-embedding each, whose sum is added to all states of one layer, one of the first in which the prefix of their medium will
-speak: it learns sentences, and that something may lean on them. Those embeddings are then thrown away. Which sound,
-picture or film means what, adapters must find out alone.
+embedding each, whose sum, the first of several colours loudest, is added to all states of one layer, one of the first
+in which the prefix of their medium will speak: it learns sentences, and that something may lean on them. Those
+embeddings are then thrown away. Which sound, picture or film means what, adapters must find out alone. What was
+measured of training clips is said in more ways than one, so that no caption is known by heart.
 """
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from manifests import splits
 from training import rows, samples, tokenizer
 from training.config import Config, m2ugen
 from training.loss import IGNORED
-from training.samples import Texts
+from training.samples import Medium, Texts
 from training.sources import Sources
 from training.stages import STAGES
 
@@ -78,7 +79,10 @@ def train(sources: Sources, folder: Path, *, steps: int, batch: int = 16, rate: 
                 optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 50) * fall
             stage, name = [*shares][draw.choice(len(shares), p=chances)]
             some = texts[splits.TRAIN][stage, name]
-            some = [some[at] for at in draw.integers(len(some), size=batch)]
+            # Of like length, or a fifth would be padding.
+            drawn = sorted(draw.integers(len(some), size=4 * batch), key=lambda at: len(some[at].tokens))
+            first = batch * draw.integers(4)
+            some = [some[at] for at in drawn[first:first + batch]]
             if stage == 1 and draw.random() > _FRAMED:
                 some = [one.bare() for one in some]
             leaning.loss(some, draw).backward()
@@ -140,7 +144,8 @@ def _texts(sources: Sources, split: str, config: Config, claims: dict) -> dict[t
     """By stage and dataset, as the stages will have them but without audio tokens. `claims` numbers what is claimed
     in training."""
     words, found = tokenizer.debug(config), {}
-    for stage, name, texts in _spoken(sources, split):
+    more = ((1, "mucaps", texts) for texts in _reworded(sources)) if split == splits.TRAIN else ()
+    for stage, name, texts in chain(_spoken(sources, split), more):
         whole = samples.sample(texts, words, _LONGEST)
         # Nor does the text end where audio tokens begin.
         tokens = tuple(takewhile(lambda id: id not in config.audio_ids, whole.tokens))
@@ -164,15 +169,18 @@ def _layers(config: Config, texts: Texts) -> range:
 def _spoken(sources: Sources, split: str) -> Iterator[tuple[int, str, Texts]]:
     def lost(unusable: samples.Unusable) -> None:
         raise unusable  # in a build of ours nothing is
-    clips = load_from_disk(f"{sources.out}/datasets/mucaps/{split}").remove_columns("audio")
-    heard = {row["id"]: row for row in clips}
     for stage in (1, 3):  # what stage 2 says again is in stage 1
         for part in rows.parts(STAGES[stage], sources)[0]:
             for texts in rows.texts(part, split, stage, lost, {}):
                 yield stage, part.name, texts
-                if (stage, part.name, split) == (1, "mucaps", splits.TRAIN):
-                    for seed in range(_WAYS):
-                        yield stage, part.name, replace(texts, answer=measured.caption(heard[texts.id], seed))
+
+
+def _reworded(sources: Sources) -> Iterator[Texts]:
+    """Training clips' measurements, each clip's in other words than another's."""
+    for row in load_from_disk(f"{sources.out}/datasets/mucaps/{splits.TRAIN}").remove_columns("audio"):
+        for way in range(1, 1 + _WAYS):
+            yield Texts(row["id"], "mucaps", None, measured.caption(row, row["caption_seed"] + way),
+                        {"audio": Medium("mucaps", row["id"])})
 
 
 def _claims(texts: Texts, seen_too: bool) -> dict[tuple[str, ...], float]:
