@@ -1,12 +1,17 @@
 """The LLaMA of `make learn`: what it is told changes one layer's states, and nothing where nothing is told."""
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import nn
 
 from benchmarks.learning import language
 from benchmarks.learning.language import Text
+from captioners.measured import caption
+from captioners.vocabulary import claims
+from tests.captioners.test_measured import CLIP
 from training.config import m2ugen
 from training.samples import Medium, Texts
+from training.sources import Sources
 
 
 def test_untold_it_is_the_plain_model_and_told_it_is_steered() -> None:
@@ -55,3 +60,15 @@ def test_what_is_told_is_told_where_the_prefix_of_the_medium_speaks() -> None:
 
 def test_without_its_prompt_a_text_is_what_is_said() -> None:
     assert Text((1, 5, 6, 7, 2), 3, ((4, 1.0),), range(2, 8)).bare() == Text((1, 7, 2), 1, ((4, 1.0),), range(2, 8))
+
+
+def test_training_clips_are_said_in_more_ways_each_in_its_own_and_no_others(tmp_path) -> None:
+    rows = [CLIP | {"id": name, "audio": b"", "caption_seed": seed} for name, seed in (("a", 5), ("b", 5000))]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "datasets" / "mucaps" / "train")
+    Dataset.from_list([CLIP | {"id": "c", "audio": b"", "caption_seed": 7}]).save_to_disk(
+        tmp_path / "datasets" / "mucaps" / "eval")
+    said = list(language._reworded(Sources(str(tmp_path))))
+    assert [(one.id, one.hears["audio"].id) for one in said] == [(name, name) for name in "ab" for _ in range(4)]
+    ways = {one.answer for one in said}
+    assert len(ways) == 8 and caption(CLIP, 5) not in ways and caption(CLIP, 5000) not in ways
+    assert len({facts["percussiveness"] for one in ways if "percussiveness" in (facts := claims(one))}) == 1
